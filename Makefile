@@ -1,0 +1,52 @@
+# Restante. `make help` lists the targets.
+
+GO       ?= go
+TOOL      = $(GO) tool -modfile=tools/go.mod
+FUZZTIME ?= 1m
+BENCH    ?= .
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race vet lint fmt vuln fuzz bench soak check
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the commands into bin/.
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+test: ## Run every test once, with the race detector, in a random order.
+	$(GO) test -race -shuffle=on -timeout 14m ./...
+
+race: ## Hunt for races: run every test three times over, each time in another order.
+	$(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
+
+vet: ## Run go vet.
+	$(GO) vet ./...
+
+lint: ## Run the linters of .golangci.yml.
+	$(TOOL) golangci-lint run ./...
+
+fmt: ## Format the code and order its imports.
+	$(TOOL) golangci-lint fmt
+
+vuln: ## Look for known vulnerabilities in what is called.
+	@GO="$(GO)" .ci/vuln
+
+fuzz: ## Run every fuzz target for FUZZTIME (1m) each.
+	@set -e; targets=$$(grep -rho --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | wc -l); \
+	test "$$targets" -gt 0 || { echo "fuzz: found no target" >&2; exit 1; }; \
+	for file in $$(grep -rl --include='*_test.go' '^func Fuzz' . | sort); do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' "$$file"); do \
+	    echo "fuzz: $$target in $$(dirname "$$file") for $(FUZZTIME)"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+	  done; \
+	done
+
+bench: ## Run the benchmarks; BENCH picks some by a pattern.
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./bench/...
+
+soak: ## Run the long figures of the simulation and of the worker's law.
+	RESTANTE_SOAK=1 $(GO) test -count=1 -v -timeout 4h ./internal/sim/... ./pipeline/...
+
+check: ## Run what continuous integration runs.
+	@.ci/run

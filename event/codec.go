@@ -1,0 +1,234 @@
+package event
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// Header is one Kafka record header.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+// Wire is an event as one Kafka record, without topic and partition. It is CloudEvents 1.0 in binary mode: the value is
+// the raw MQTT payload of a publish and empty for any other event; all else is headers.
+type Wire struct {
+	Key     []byte
+	Value   []byte // never nil when made by Encode; kafka-go reads an empty one back as nil
+	Headers []Header
+	Time    time.Time
+}
+
+// ErrUnknownMajor is what Decode returns for an event of a newer schema major. It is not poison: a consumer that was rolled
+// back must stop there, not flood the dead letters.
+var ErrUnknownMajor = errors.New("event of an unknown schema major: upgrade this consumer, then it goes on by itself")
+
+// MalformedError says why a record is no event of ours. It never turns into anything else by waiting.
+type MalformedError struct {
+	Field string // the header or part at fault
+	Err   error
+}
+
+func (e *MalformedError) Error() string {
+	return fmt.Sprintf("malformed event: %s: %v", e.Field, e.Err)
+}
+func (e *MalformedError) Unwrap() error { return e.Err }
+
+const (
+	specVersion  = "1.0"
+	schemaPrefix = "urn:restante:event:"
+	// maxSkew is how far an event time may lie from ingest's clock and still be the record's timestamp.
+	maxSkew = 5 * time.Minute
+	// maxMillis keeps times within what int64 µs can hold.
+	maxMillis = 1 << 52
+
+	typePublish      = "mqtt.message.publish"
+	typeAcked        = "mqtt.message.acked"
+	typeReplayed     = "mqtt.message.replayed"
+	typeDropped      = "mqtt.message.dropped"
+	typeSubscribed   = "mqtt.session.subscribed"
+	typeUnsubscribed = "mqtt.session.unsubscribed"
+	typeConnected    = "mqtt.client.connected"
+	typeDisconnected = "mqtt.client.disconnected"
+	typeContinued    = "restante.replay.continued"
+)
+
+// TypeOf is the event's ce_type.
+func TypeOf(e Event) string {
+	switch e.(type) {
+	case Published:
+		return typePublish
+	case Acked:
+		return typeAcked
+	case Replayed:
+		return typeReplayed
+	case Dropped:
+		return typeDropped
+	case Subscribed:
+		return typeSubscribed
+	case Unsubscribed:
+		return typeUnsubscribed
+	case Connected:
+		return typeConnected
+	case Disconnected:
+		return typeDisconnected
+	case ReplayContinued:
+		return typeContinued
+	}
+	panic(fmt.Sprintf("event: no type for %T", e)) // unreachable: Event is sealed
+}
+
+type encoder struct{ h []Header }
+
+func (w *encoder) str(key, v string) {
+	if v != "" {
+		w.h = append(w.h, Header{key, []byte(v)})
+	}
+}
+
+func (w *encoder) num(key string, v int64) {
+	w.h = append(w.h, Header{key, strconv.AppendInt(nil, v, 10)})
+}
+
+func (w *encoder) id(key string, v ID) {
+	if !v.IsZero() {
+		w.str(key, v.String())
+	}
+}
+
+// time leaves out what Decode would refuse: a clock that shows such a time says nothing.
+func (w *encoder) time(key string, v time.Time) {
+	if ms := v.UnixMilli(); ms >= 0 && ms <= maxMillis {
+		w.num(key, ms)
+	}
+}
+
+func (w *encoder) known(key string, v Known) {
+	if v != Unknown {
+		w.num(key, int64(v-No))
+	}
+}
+
+// Encode writes the event as a record for one of its routes. now is ingest's clock: an event time more than 5 minutes from
+// it goes into ce_time and the record is stamped with now, so that retention neither deletes it early nor Kafka refuses it.
+func Encode(e Event, r Route, now time.Time) Wire {
+	head := e.Meta()
+	w := encoder{h: make([]Header, 0, 10)}
+	w.str("ce_specversion", specVersion)
+	w.str("ce_type", TypeOf(e))
+	w.str("ce_id", head.ID.String())
+	w.str("ce_source", head.Source)
+	wire := Wire{Key: []byte(r.Key), Value: []byte{}, Time: head.At}
+	if d := head.At.Sub(now); d > maxSkew || d < -maxSkew {
+		wire.Time = now
+		w.time("ce_time", head.At)
+	}
+	switch e := e.(type) {
+	case Published:
+		if len(e.Payload) > 0 {
+			wire.Value = e.Payload
+		}
+		w.num("ce_qos", int64(e.QoS))
+		w.str("ce_sender", string(e.Sender))
+		if e.Retain {
+			w.num("ce_retain", 1)
+		}
+		if e.Expiry > 0 {
+			w.num("ce_expiry", e.Expiry.Milliseconds())
+		}
+		w.str("content-type", e.Properties.ContentType)
+		w.properties(e.Properties)
+	case Acked:
+		w.str("ce_clientid", string(e.Client))
+		w.id("ce_msgid", e.Message)
+		w.id("ce_brokerid", e.BrokerID)
+		if e.Replayed {
+			w.num("ce_replayed", 1)
+		}
+		if r.Kind == Sessions {
+			w.str("ce_topic", e.Topic.String())
+		}
+	case Replayed:
+		w.str("ce_clientid", string(e.Client))
+		w.id("ce_msgid", e.Message)
+		w.id("ce_brokerid", e.BrokerID)
+		if r.Kind == Sessions {
+			w.str("ce_topic", e.Topic.String())
+		}
+	case Dropped:
+		w.id("ce_msgid", e.Message)
+		w.str("ce_topic", e.Topic.String())
+		w.str("ce_reason", e.Reason)
+	case Subscribed:
+		w.str("ce_filter", e.Filter.String())
+		w.num("ce_qos", int64(e.QoS))
+		if o := e.Options; o != nil {
+			w.num("ce_rh", int64(o.RetainHandling))
+			w.num("ce_rap", flag(o.RetainAsPublished))
+			w.num("ce_nl", flag(o.NoLocal))
+		}
+		w.known("ce_new", e.New)
+	case Unsubscribed:
+		w.str("ce_filter", e.Filter.String())
+	case Connected:
+		w.time("ce_connectedat", e.ConnectedAt)
+		w.known("ce_cleanstart", e.CleanStart)
+		w.known("ce_sessionpresent", e.SessionPresent)
+		if e.ExpiryInterval >= 0 {
+			w.num("ce_expiryinterval", int64(e.ExpiryInterval/time.Second))
+		}
+		if e.ReceiveMaximum > 0 {
+			w.num("ce_receivemaximum", int64(e.ReceiveMaximum))
+		}
+		w.str("ce_node", e.Node)
+		w.str("ce_username", e.Username)
+	case Disconnected:
+		w.str("ce_reason", e.Reason)
+		w.time("ce_connectedat", e.ConnectedAt)
+		w.time("ce_disconnectedat", e.DisconnectedAt)
+	case ReplayContinued:
+		w.str("ce_filter", e.Filter.String())
+		w.num("ce_qos", int64(e.QoS))
+		w.id("ce_bound", e.Bound)
+		w.num("ce_subscribe", e.Subscribe)
+		w.num("ce_slice", int64(e.Slice))
+		w.num("ce_rule", int64(e.Rule))
+	}
+	wire.Headers = w.h
+	return wire
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// jsonProperties is the form of ce_properties. The content type stands in a header of its own.
+type jsonProperties struct {
+	User            [][2]string `json:"user,omitempty"`
+	ResponseTopic   string      `json:"response_topic,omitempty"`
+	CorrelationData []byte      `json:"correlation_data,omitempty"` // base64
+	PayloadFormat   byte        `json:"payload_format,omitempty"`
+}
+
+func (w *encoder) properties(p Properties) {
+	p.ContentType = ""
+	if p.IsZero() {
+		return
+	}
+	j := jsonProperties{ResponseTopic: p.ResponseTopic, CorrelationData: p.CorrelationData, PayloadFormat: p.PayloadFormat}
+	for _, u := range p.User {
+		j.User = append(j.User, [2]string{u.Key, u.Value})
+	}
+	b, err := json.Marshal(j)
+	if err != nil {
+		panic(fmt.Sprintf("event: properties: %v", err)) // unreachable: strings and bytes always marshal
+	}
+	w.h = append(w.h, Header{"ce_properties", b})
+}

@@ -1,0 +1,42 @@
+package pipeline
+
+import (
+	"context"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/sinks"
+)
+
+// Outgo is one stored message on its way to a client.
+type Outgo struct {
+	sinks.Message
+	// QoS is what the replay is sent with: min(stored, subscribed), 1 or 2. It shadows the stored one.
+	QoS event.QoS
+	// Remaining is how many messages wait behind this one in the replay, 0 = caught up, as far as is known.
+	Remaining int
+}
+
+// Outcome is what the broker said to a publish.
+type Outcome struct {
+	// NoSubscriber: the broker had nobody to give it to (MQTT 5 reason code 0x10, or no such session). The message stays stored.
+	NoSubscriber bool
+}
+
+// Publisher hands a stored message to the broker for one client. Safe for concurrent use.
+type Publisher interface {
+	// Publish returns nil when the broker has taken the message (PUBACK or PUBCOMP), not when the client has it. Messages of
+	// one topic reach the broker in the order of their calls when each call begins after the one before returned.
+	Publish(ctx context.Context, to event.ClientID, m Outgo) (Outcome, error)
+}
+
+// Accept is how a source hands over an event. The receipt is done when the event is durable in all its topics; only then may
+// the source acknowledge its broker. A nil receipt with a nil error: the event is not wanted (counted), acknowledge it.
+// Accept blocks while too much is on its way. An error means that the event was not taken.
+type Accept func(ctx context.Context, e event.Event) (Receipt, error)
+
+// Source receives events from a broker and acknowledges them in order, each after its receipt is done.
+type Source interface {
+	// Run works until ctx ends; then it takes no more, finishes what it holds, and returns. Errors other than the end of ctx
+	// are fatal.
+	Run(ctx context.Context, accept Accept) error
+}

@@ -1,0 +1,127 @@
+package sinks
+
+import (
+	"cmp"
+	"fmt"
+)
+
+// Coalesce merges ops of one row into one, so that a batch holds at most one op a row. The order of the first op of each row
+// is kept. from[i] lists the indexes in ops that went into merged[i], ascending.
+func Coalesce(ops []Op) (merged []Op, from [][]int) {
+	at := make(map[string]int, len(ops))
+	merged = make([]Op, 0, len(ops))
+	from = make([][]int, 0, len(ops))
+	for i, o := range ops {
+		row := o.Row()
+		if j, ok := at[row]; ok {
+			merged[j] = Merge(merged[j], o)
+			from[j] = append(from[j], i)
+			continue
+		}
+		at[row] = len(merged)
+		merged = append(merged, o)
+		from = append(from, []int{i})
+	}
+	return merged, from
+}
+
+// Stamp is the write timestamp of the op in µs; of a PutClient the later of its two.
+func Stamp(o Op) int64 {
+	switch o := o.(type) {
+	case PutMessage:
+		return o.ID.Micros()
+	case DeleteMessage:
+		return o.Stamp
+	case PutAcked:
+		return o.Stamp
+	case DeleteAcked:
+		return o.Stamp
+	case PutRetained:
+		return o.ID.Micros()
+	case DeleteRetained:
+		return o.Stamp
+	case PutClient:
+		return max(o.Up.Stamp, o.Down.Stamp)
+	case PutSub:
+		return o.Stamp
+	case DeleteSub:
+		return o.Stamp
+	}
+	panic(fmt.Sprintf("sinks: no stamp for %T", o)) // unreachable: Op is sealed
+}
+
+// Deletes reports whether the op removes its row.
+func Deletes(o Op) bool {
+	switch o.(type) {
+	case DeleteMessage, DeleteAcked, DeleteRetained, DeleteSub:
+		return true
+	case PutMessage, PutAcked, PutRetained, PutClient, PutSub:
+		return false
+	}
+	panic(fmt.Sprintf("sinks: unknown op %T", o)) // unreachable: Op is sealed
+}
+
+// Merge is the one op that does what both do, in either order. Both must change the same row. The later stamp wins; at equal
+// stamps a deletion wins; else the larger value. It is commutative, associative and idempotent.
+func Merge(a, b Op) Op {
+	if a, ok := a.(PutClient); ok {
+		return MergeClient(a, b.(PutClient))
+	}
+	if x, ok := a.(PutMessage); ok {
+		if y, ok := b.(PutMessage); ok {
+			m := x
+			if x.ID.Micros() == y.ID.Micros() && compareMessage(y.Message, x.Message) > 0 {
+				m = y
+			}
+			m.History = x.History && y.History
+			return m
+		}
+	}
+	if c := cmp.Compare(Stamp(a), Stamp(b)); c != 0 {
+		if c > 0 {
+			return a
+		}
+		return b
+	}
+	if Deletes(a) != Deletes(b) {
+		if Deletes(a) {
+			return a
+		}
+		return b
+	}
+	if compareValue(a, b) >= 0 {
+		return a
+	}
+	return b
+}
+
+// MergeClient joins two states of one client, register by register.
+func MergeClient(a, b PutClient) PutClient {
+	if c := cmp.Or(cmp.Compare(a.Up.Stamp, b.Up.Stamp), a.Up.OnlineAt.Compare(b.Up.OnlineAt), cmp.Compare(a.Up.Node, b.Up.Node)); c < 0 {
+		a.Up = b.Up
+	}
+	if c := cmp.Or(cmp.Compare(a.Down.Stamp, b.Down.Stamp), a.Down.OfflineAt.Compare(b.Down.OfflineAt)); c < 0 {
+		a.Down = b.Down
+	}
+	return a
+}
+
+// compareValue orders two ops of one row, one kind and one stamp by their values.
+func compareValue(a, b Op) int {
+	switch a := a.(type) {
+	case PutAcked:
+		return a.Message.Compare(b.(PutAcked).Message)
+	case PutSub:
+		return cmp.Compare(a.QoS, b.(PutSub).QoS)
+	case PutRetained:
+		return compareMessage(a.Message, b.(PutRetained).Message)
+	case PutMessage, DeleteMessage, DeleteAcked, DeleteRetained, DeleteSub, PutClient:
+		return 0
+	}
+	panic(fmt.Sprintf("sinks: unknown op %T", a)) // unreachable: Op is sealed
+}
+
+func compareMessage(a, b Message) int {
+	return cmp.Or(a.ID.Compare(b.ID), cmp.Compare(string(a.Payload), string(b.Payload)), cmp.Compare(a.QoS, b.QoS),
+		cmp.Compare(a.Sender, b.Sender), a.Arrived.Compare(b.Arrived), a.Expires.Compare(b.Expires))
+}
