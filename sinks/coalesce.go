@@ -1,28 +1,72 @@
 package sinks
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
+	"slices"
+
+	"github.com/restante/restante/event"
 )
 
 // Coalesce merges ops of one row into one, so that a batch holds at most one op a row. The order of the first op of each row
 // is kept. from[i] lists the indexes in ops that went into merged[i], ascending.
 func Coalesce(ops []Op) (merged []Op, from [][]int) {
-	at := make(map[string]int, len(ops))
+	at := make(map[row]int, len(ops))
 	merged = make([]Op, 0, len(ops))
 	from = make([][]int, 0, len(ops))
+	first := make([]int, len(ops)) // what from begins with, in one piece
 	for i, o := range ops {
-		row := o.Row()
-		if j, ok := at[row]; ok {
+		r := rowOf(o)
+		if j, ok := at[r]; ok {
 			merged[j] = Merge(merged[j], o)
 			from[j] = append(from[j], i)
 			continue
 		}
-		at[row] = len(merged)
+		at[r] = len(merged)
 		merged = append(merged, o)
-		from = append(from, []int{i})
+		first[i] = i
+		from = append(from, first[i:i+1:i+1])
 	}
 	return merged, from
+}
+
+// row names the same row as [Op.Row] does, without a text to be made of it.
+type row struct {
+	table    byte
+	id       event.ID
+	key, sub string
+}
+
+func rowOf(o Op) row {
+	const (
+		message = iota
+		acked
+		retained
+		client
+		sub
+	)
+	switch o := o.(type) {
+	case PutMessage:
+		return row{message, o.ID, o.Topic.String(), ""}
+	case DeleteMessage:
+		return row{message, o.ID, o.Topic.String(), ""}
+	case PutAcked:
+		return row{acked, event.ID{}, string(o.Client), o.Topic}
+	case DeleteAcked:
+		return row{acked, event.ID{}, string(o.Client), o.Topic}
+	case PutRetained:
+		return row{retained, event.ID{}, o.Topic.String(), ""}
+	case DeleteRetained:
+		return row{retained, event.ID{}, o.Topic.String(), ""}
+	case PutClient:
+		return row{client, event.ID{}, string(o.Client), ""}
+	case PutSub:
+		return row{sub, event.ID{}, string(o.Client), o.Filter.String()}
+	case DeleteSub:
+		return row{sub, event.ID{}, string(o.Client), o.Filter.String()}
+	}
+	panic(fmt.Sprintf("sinks: no row for %T", o)) // unreachable: Op is sealed
 }
 
 // Stamp is the write timestamp of the op in µs; of a PutClient the later of its two.
@@ -121,7 +165,27 @@ func compareValue(a, b Op) int {
 	panic(fmt.Sprintf("sinks: unknown op %T", a)) // unreachable: Op is sealed
 }
 
+// compareMessage is a total order: two sources may tell of one message, one of them without its retain flag or properties.
 func compareMessage(a, b Message) int {
-	return cmp.Or(a.ID.Compare(b.ID), cmp.Compare(string(a.Payload), string(b.Payload)), cmp.Compare(a.QoS, b.QoS),
-		cmp.Compare(a.Sender, b.Sender), a.Arrived.Compare(b.Arrived), a.Expires.Compare(b.Expires))
+	return cmp.Or(a.ID.Compare(b.ID), bytes.Compare(a.Payload, b.Payload), cmp.Compare(a.QoS, b.QoS),
+		cmp.Compare(a.Sender, b.Sender), a.Arrived.Compare(b.Arrived), a.Expires.Compare(b.Expires),
+		compareBool(a.Retain, b.Retain), compareProperties(a.Properties, b.Properties))
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+func compareProperties(a, b event.Properties) int {
+	return cmp.Or(cmp.Compare(a.ContentType, b.ContentType), cmp.Compare(a.ResponseTopic, b.ResponseTopic),
+		bytes.Compare(a.CorrelationData, b.CorrelationData), cmp.Compare(a.PayloadFormat, b.PayloadFormat),
+		slices.CompareFunc(a.User, b.User, func(x, y event.UserProperty) int {
+			return cmp.Or(cmp.Compare(x.Key, y.Key), cmp.Compare(x.Value, y.Value))
+		}))
 }

@@ -151,9 +151,13 @@ func (o PutClient) Row() string { return "mqtt_client\x00" + string(o.Client) }
 func (o PutSub) Row() string { return "mqtt_sub\x00" + string(o.Client) + "\x00" + o.Filter.String() }
 
 // Row is mqtt_sub and the client and filter.
-func (o DeleteSub) Row() string { return "mqtt_sub\x00" + string(o.Client) + "\x00" + o.Filter.String() }
+func (o DeleteSub) Row() string {
+	return "mqtt_sub\x00" + string(o.Client) + "\x00" + o.Filter.String()
+}
 
-func messageRow(t event.Topic, id event.ID) string { return "mqtt_msg\x00" + t.String() + "\x00" + id.String() }
+func messageRow(t event.Topic, id event.ID) string {
+	return "mqtt_msg\x00" + t.String() + "\x00" + id.String()
+}
 
 // Writer applies operations.
 type Writer interface {
