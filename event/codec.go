@@ -82,22 +82,43 @@ func TypeOf(e Event) string {
 	panic(fmt.Sprintf("event: no type for %T", e)) // unreachable: Event is sealed
 }
 
-type encoder struct{ h []Header }
+// encoder collects headers. Their values lie behind one another in text: one piece of memory for an event, not one for each.
+type encoder struct {
+	h    []Header
+	text []byte
+}
+
+// since is what was appended to text from n on. What lies behind it is out of its reach.
+func (w *encoder) since(n int) []byte { return w.text[n:len(w.text):len(w.text)] }
+
+func (w *encoder) bytes(v string) []byte {
+	n := len(w.text)
+	w.text = append(w.text, v...)
+	return w.since(n)
+}
 
 func (w *encoder) str(key, v string) {
 	if v != "" {
-		w.h = append(w.h, Header{key, []byte(v)})
+		w.h = append(w.h, Header{key, w.bytes(v)})
 	}
 }
 
 func (w *encoder) num(key string, v int64) {
-	w.h = append(w.h, Header{key, strconv.AppendInt(nil, v, 10)})
+	n := len(w.text)
+	w.text = strconv.AppendInt(w.text, v, 10)
+	w.h = append(w.h, Header{key, w.since(n)})
 }
 
 func (w *encoder) id(key string, v ID) {
 	if !v.IsZero() {
-		w.str(key, v.String())
+		w.hex(key, v)
 	}
+}
+
+func (w *encoder) hex(key string, v ID) {
+	n := len(w.text)
+	w.text = v.appendTo(w.text)
+	w.h = append(w.h, Header{key, w.since(n)})
 }
 
 // time leaves out what Decode would refuse: a clock that shows such a time says nothing.
@@ -117,12 +138,13 @@ func (w *encoder) known(key string, v Known) {
 // it goes into ce_time and the record is stamped with now, so that retention neither deletes it early nor Kafka refuses it.
 func Encode(e Event, r Route, now time.Time) Wire {
 	head := e.Meta()
-	w := encoder{h: make([]Header, 0, 10)}
+	const headers, text = 6, 144 // of most events
+	w := encoder{h: make([]Header, 0, headers), text: make([]byte, 0, text)}
+	wire := Wire{Key: w.bytes(r.Key), Value: []byte{}, Time: head.At}
 	w.str("ce_specversion", specVersion)
 	w.str("ce_type", TypeOf(e))
-	w.str("ce_id", head.ID.String())
+	w.hex("ce_id", head.ID)
 	w.str("ce_source", head.Source)
-	wire := Wire{Key: []byte(r.Key), Value: []byte{}, Time: head.At}
 	if d := head.At.Sub(now); d > maxSkew || d < -maxSkew {
 		wire.Time = now
 		w.time("ce_time", head.At)

@@ -20,34 +20,37 @@ func (d *decoder) fail(field string, err error) {
 	}
 }
 
-func (d *decoder) str(key string) string {
+// raw is the header's value as it lies in the record.
+func (d *decoder) raw(key string) []byte {
 	for i := range d.h {
 		if d.h[i].Key == key {
-			return string(d.h[i].Value)
+			return d.h[i].Value
 		}
 	}
-	return ""
+	return nil
 }
 
+func (d *decoder) str(key string) string { return string(d.raw(key)) }
+
 func (d *decoder) num(key string, lo, hi, absent int64) int64 {
-	s := d.str(key)
-	if s == "" {
+	b := d.raw(key)
+	if len(b) == 0 {
 		return absent
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
+	n, err := strconv.ParseInt(string(b), 10, 64)
 	if err != nil || n < lo || n > hi {
-		d.fail(key, fmt.Errorf("%q is no number from %d to %d", clip(s), lo, hi))
+		d.fail(key, fmt.Errorf("%q is no number from %d to %d", clip(string(b)), lo, hi))
 		return absent
 	}
 	return n
 }
 
 func (d *decoder) id(key string, required bool) ID {
-	s := d.str(key)
-	if s == "" && !required {
+	b := d.raw(key)
+	if len(b) == 0 && !required {
 		return ID{}
 	}
-	id, err := ParseID(s)
+	id, err := parseID(b)
 	if err != nil {
 		d.fail(key, err)
 	}
@@ -118,8 +121,8 @@ func Decode(kind Kind, w Wire) (Event, error) {
 			}
 		}
 	}
-	if v := d.str("ce_specversion"); v != specVersion {
-		d.fail("ce_specversion", fmt.Errorf("%q, want %q", clip(v), specVersion))
+	if v := d.raw("ce_specversion"); string(v) != specVersion {
+		d.fail("ce_specversion", fmt.Errorf("%q, want %q", clip(string(v)), specVersion))
 		return nil, d.err
 	}
 	head := Head{ID: d.id("ce_id", true), Source: d.str("ce_source"), At: w.Time}
@@ -133,8 +136,27 @@ func Decode(kind Kind, w Wire) (Event, error) {
 	return e, nil
 }
 
+// types are the types of events by themselves: the text of a type that is known is not made anew for each record.
+var types = func() map[string]string {
+	m := make(map[string]string)
+	for _, t := range []string{
+		typePublish, typeAcked, typeReplayed, typeDropped, typeSubscribed, typeUnsubscribed, typeConnected, typeDisconnected, typeContinued,
+	} {
+		m[t] = t
+	}
+	return m
+}()
+
+func (d *decoder) typ() string {
+	b := d.raw("ce_type")
+	if t, ok := types[string(b)]; ok {
+		return t
+	}
+	return string(b)
+}
+
 func (d *decoder) body(kind Kind, head Head, w Wire) Event {
-	key, typ := string(w.Key), d.str("ce_type")
+	key, typ := string(w.Key), d.typ()
 	byTopic := typ == typePublish || typ == typeAcked || typ == typeReplayed
 	bySession := typ != typePublish
 	if kind == Messages && !byTopic || kind == Sessions && !bySession {

@@ -58,42 +58,67 @@ func (id ID) Compare(other ID) int {
 
 // String is the canonical form: 32 upper-case hex digits.
 func (id ID) String() string {
-	b := id.bytes()
-	return strings.ToUpper(hex.EncodeToString(b[:]))
+	var b [2 * idBytes]byte
+	return string(id.appendTo(b[:0]))
 }
 
-func (id ID) bytes() (b [16]byte) {
+// idBytes is the length of an id.
+const idBytes = 16
+
+func (id ID) appendTo(b []byte) []byte {
+	const digits = "0123456789ABCDEF"
+	for _, half := range [...]uint64{id.hi, id.lo} {
+		for shift := 60; shift >= 0; shift -= 4 {
+			b = append(b, digits[half>>shift&15])
+		}
+	}
+	return b
+}
+
+func (id ID) bytes() (b [idBytes]byte) {
 	binary.BigEndian.PutUint64(b[:8], id.hi)
 	binary.BigEndian.PutUint64(b[8:], id.lo)
 	return b
 }
 
-func idFromBytes(b [16]byte) (ID, error) {
-	id := ID{hi: binary.BigEndian.Uint64(b[:8]), lo: binary.BigEndian.Uint64(b[8:])}
-	if id.hi>>63 != 0 {
-		return ID{}, errors.New("time part is over 63 bits")
+var errTimePart = errors.New("time part is over 63 bits")
+
+// ParseID reads a message id: 32 hex digits of either case, or the shorter form without leading zeros that EMQX up to 4.2
+// wrote (29 digits today). The zero id is refused.
+func ParseID(s string) (ID, error) { return parseID(s) }
+
+// parseID takes a header's bytes as they are: every record has an id or two.
+func parseID[T string | []byte](s T) (ID, error) {
+	if len(s) == 0 || len(s) > 2*idBytes {
+		return ID{}, fmt.Errorf("message id %q: want up to 32 hex digits, have %d characters", clip(string(s)), len(s))
+	}
+	var id ID
+	for i := range len(s) {
+		d, ok := hexDigit(s[i])
+		if !ok {
+			return ID{}, fmt.Errorf("message id %q: %w", string(s), hex.InvalidByteError(s[i]))
+		}
+		id = ID{hi: id.hi<<4 | id.lo>>60, lo: id.lo<<4 | uint64(d)}
+	}
+	switch {
+	case id.hi>>63 != 0:
+		return ID{}, fmt.Errorf("message id %q: %w", string(s), errTimePart)
+	case id.IsZero():
+		return ID{}, fmt.Errorf("message id %q is zero", string(s))
 	}
 	return id, nil
 }
 
-// ParseID reads a message id: 32 hex digits of either case, or the shorter form without leading zeros that EMQX up to 4.2
-// wrote (29 digits today). The zero id is refused.
-func ParseID(s string) (ID, error) {
-	if len(s) == 0 || len(s) > 32 {
-		return ID{}, fmt.Errorf("message id %q: want up to 32 hex digits, have %d characters", clip(s), len(s))
+func hexDigit(c byte) (byte, bool) {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0', true
+	case 'A' <= c && c <= 'F':
+		return c - 'A' + 10, true
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10, true
 	}
-	var b [16]byte
-	if _, err := hex.Decode(b[:], []byte(strings.Repeat("0", 32-len(s))+s)); err != nil {
-		return ID{}, fmt.Errorf("message id %q: %w", s, err)
-	}
-	id, err := idFromBytes(b)
-	if err != nil {
-		return ID{}, fmt.Errorf("message id %q: %w", s, err)
-	}
-	if id.IsZero() {
-		return ID{}, fmt.Errorf("message id %q is zero", s)
-	}
-	return id, nil
+	return 0, false
 }
 
 // The "base62" of EMQX's 3.x and 4.x backends writes the id's decimal text, three bytes at a time as four 6-bit groups;
@@ -173,11 +198,11 @@ func ParseBase62(s string) (ID, error) {
 	if !ok || n.Sign() <= 0 || dec[0] == '+' || n.BitLen() > 127 {
 		return fail("does not hold a decimal 128-bit id")
 	}
-	var b [16]byte
+	var b [idBytes]byte
 	n.FillBytes(b[:])
-	id, err := idFromBytes(b)
-	if err != nil {
-		return fail(err.Error())
+	id := ID{hi: binary.BigEndian.Uint64(b[:8]), lo: binary.BigEndian.Uint64(b[8:])}
+	if id.hi>>63 != 0 {
+		return fail(errTimePart.Error())
 	}
 	if id.Base62() != s {
 		return fail("not in canonical form")

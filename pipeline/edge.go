@@ -2,10 +2,14 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/sinks"
 )
+
+// ErrExpired is what Publish returns for a message whose time is over: it is not sent.
+var ErrExpired = errors.New("message has expired")
 
 // Outgo is one stored message on its way to a client.
 type Outgo struct {

@@ -50,7 +50,7 @@ var ErrGap = errors.New("the offset is not in the log")
 // Group is one member of a Kafka consumer group.
 type Group interface {
 	// Next joins (or rejoins) and returns the generation that begins. It retries what is transient until ctx ends.
-	// It must not be called before all functions of the generation before have returned.
+	// It returns only after all functions of the generation before have returned.
 	Next(ctx context.Context) (Generation, error)
 	// Close leaves the group and returns when all Start functions have returned.
 	Close() error

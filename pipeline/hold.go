@@ -1,0 +1,231 @@
+package pipeline
+
+import (
+	"hash/maphash"
+	"slices"
+	"time"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/sinks"
+)
+
+// held is one record between its fetch and its commit.
+type held struct {
+	rec  Record
+	at   time.Time // of the fetch
+	ops  []sinks.Op
+	size int
+	dead error // why the record goes to the dead letters, nil = it does not
+}
+
+// hold keeps the fetched and uncommitted records of one partition, in order, and elides what annihilates. It belongs to one
+// goroutine.
+type hold struct {
+	recs  []held
+	first int64 // sequence number of recs[0]
+	bytes int
+	usual int // how many records the last flush took, a guess for the next
+	// puts lists, by message, the sequence numbers of the held records whose PutMessage of it stands.
+	puts map[msgKey][]int64
+	mem  memory
+	mark mark
+	skew time.Duration
+
+	elided, duplicates int // since the last look
+	shown              struct{ records, bytes int }
+}
+
+// mark is the point from which on no earlier owner of the partition can still write (semantics: the mark).
+type mark struct {
+	set    bool
+	offset int64
+	at     time.Time
+}
+
+// msgKey names a message within one process.
+type msgKey struct {
+	id    event.ID
+	topic uint64
+}
+
+var topicSeed = maphash.MakeSeed()
+
+func keyOf(t event.Topic, id event.ID) msgKey {
+	return msgKey{id, maphash.String(topicSeed, t.String())}
+}
+
+// add takes a record with its plan.
+func (h *hold) add(r Record, at time.Time, p Plan, dead error) {
+	rec := held{rec: r, at: at, dead: dead, size: len(r.Key) + len(r.Value) + 200}
+	seq := h.first + int64(len(h.recs))
+	ops := p.Ops[:0] // the plan is ours
+	for _, o := range p.Ops {
+		switch o := o.(type) {
+		case sinks.PutMessage:
+			k := keyOf(o.Topic, o.ID)
+			if p.Elidable && h.mem.get(k) == memAcked {
+				h.duplicates++ // its ack came before: the message is gone, or its deletion is held
+				continue
+			}
+			h.puts[k] = append(h.puts[k], seq)
+		case sinks.DeleteMessage:
+			k := keyOf(o.Topic, o.ID)
+			if p.Elidable && h.elide(k, o.ID, r.Offset) {
+				h.mem.put(k, memAcked)
+				h.add0(rec, nil)
+				return
+			}
+			h.mem.put(k, memAcked)
+		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
+		}
+		ops = append(ops, o)
+	}
+	h.add0(rec, ops)
+}
+
+func (h *hold) add0(rec held, ops []sinks.Op) {
+	rec.ops = ops
+	h.bytes += rec.size
+	if n := len(h.recs); n == cap(h.recs) {
+		const few = 16
+		h.recs = slices.Grow(h.recs, max(n, h.usual, few))
+	}
+	h.recs = append(h.recs, rec)
+}
+
+// elide annihilates the held publishes of a message with its ack at the given offset, with the acked row, if that is safe:
+// every copy of the publish and the ack lie at or above the mark, the id was minted after the mark's time, and this owner has
+// not written the id. A plan with a DeleteMessage holds nothing else but its PutAcked.
+func (h *hold) elide(k msgKey, id event.ID, ack int64) bool {
+	seqs := h.puts[k]
+	if len(seqs) == 0 || !h.mark.set || ack < h.mark.offset || !id.Time().After(h.mark.at.Add(h.skew)) || h.mem.get(k) == memWritten {
+		return false
+	}
+	for _, s := range seqs {
+		if h.recs[s-h.first].rec.Offset < h.mark.offset {
+			return false
+		}
+	}
+	for _, s := range seqs {
+		r := &h.recs[s-h.first]
+		kept := r.ops[:0]
+		for _, o := range r.ops {
+			if m, ok := o.(sinks.PutMessage); !ok || keyOf(m.Topic, m.ID) != k {
+				kept = append(kept, o)
+			}
+		}
+		clear(r.ops[len(kept):])
+		r.ops = kept
+		if len(kept) == 0 && r.dead == nil {
+			h.bytes -= len(r.rec.Value)
+			r.size -= len(r.rec.Value)
+			r.rec.Value = nil // an elided record keeps its place, not its payload
+		}
+	}
+	h.elided++
+	delete(h.puts, k)
+	return true
+}
+
+// ripe is the length of the ripe prefix: records that lead to nothing any more, or are older than the hold.
+func (h *hold) ripe(now time.Time, age time.Duration) int {
+	n := 0
+	for n < len(h.recs) && (now.Sub(h.recs[n].at) >= age || len(h.recs[n].ops) == 0 && h.recs[n].dead == nil) {
+		n++
+	}
+	return n
+}
+
+// drop forgets the first n records, which are committed, and remembers what they wrote.
+func (h *hold) drop(n int) {
+	for i := range n {
+		r := &h.recs[i]
+		h.bytes -= r.size
+		for _, o := range r.ops {
+			if m, ok := o.(sinks.PutMessage); ok {
+				k := keyOf(m.Topic, m.ID)
+				if s := h.puts[k]; len(s) > 1 {
+					h.puts[k] = s[1:]
+				} else {
+					delete(h.puts, k)
+				}
+			}
+		}
+	}
+	clear(h.recs[:n])
+	h.recs = h.recs[n:]
+	if len(h.recs) == 0 {
+		h.recs, h.usual = nil, n
+	}
+	h.first += int64(n)
+}
+
+// wrote remembers the messages that the first n records have written. It must be called before a flush: from then on they may
+// be in the store, whatever the flush says.
+func (h *hold) wrote(n int) {
+	for i := range n {
+		for _, o := range h.recs[i].ops {
+			if m, ok := o.(sinks.PutMessage); ok {
+				if k := keyOf(m.Topic, m.ID); h.mem.get(k) != memAcked {
+					h.mem.put(k, memWritten)
+				}
+			}
+		}
+	}
+}
+
+// recall fills the memory from a record below the committed offset.
+func (h *hold) recall(p Plan) {
+	for _, o := range p.Ops {
+		switch o := o.(type) {
+		case sinks.PutMessage:
+			if k := keyOf(o.Topic, o.ID); h.mem.get(k) != memAcked {
+				h.mem.put(k, memWritten)
+			}
+		case sinks.DeleteMessage:
+			h.mem.put(keyOf(o.Topic, o.ID), memAcked)
+		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
+		}
+	}
+}
+
+type memState byte
+
+const (
+	memWritten memState = 1 + iota
+	memAcked
+)
+
+// memory remembers written and acked messages in two halves: when the younger one is full or old, the elder one goes.
+type memory struct {
+	limit int           // most entries of one half
+	age   time.Duration // longest life of one half
+	since time.Time
+	young map[msgKey]memState
+	old   map[msgKey]memState
+}
+
+func (m *memory) get(k msgKey) memState {
+	if s, ok := m.young[k]; ok {
+		return s
+	}
+	return m.old[k]
+}
+
+func (m *memory) put(k msgKey, s memState) {
+	if m.young == nil || len(m.young) >= m.limit {
+		m.turn(time.Now())
+	}
+	m.young[k] = s
+}
+
+// tick turns the halves over when the younger one has reached its age.
+func (m *memory) tick(now time.Time) {
+	if len(m.young)+len(m.old) > 0 && now.Sub(m.since) >= m.age {
+		m.turn(now)
+	}
+}
+
+func (m *memory) turn(now time.Time) {
+	m.old, m.young, m.since = m.young, make(map[msgKey]memState), now
+}

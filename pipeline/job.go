@@ -1,0 +1,337 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/fault"
+	"github.com/restante/restante/sinks"
+)
+
+var (
+	errNotAcking    = errors.New("the client does not acknowledge")
+	errSliceOver    = errors.New("the slice is over")
+	errNoSubscriber = errors.New("nobody is there to take the message")
+)
+
+// job is one replay of a client, a filter and a rule. It makes passes over what is pending until a pass over a complete view
+// finds nothing new.
+type job struct {
+	o      *owner
+	c      *client
+	replay Replay
+	event  Record
+	slice  int // how many slices went before
+	cancel context.CancelCauseFunc
+	began  time.Time
+
+	mu        sync.Mutex
+	over      bool      // takes no further subscribe
+	at        time.Time // of the last subscribe
+	settled   time.Time // a look that begins then finds what was late
+	bound     event.ID
+	raised    bool // since the last pass began
+	subscribe int64
+	offsets   []int64 // the events that end with this job
+
+	sent    map[event.ID]*flight // nil = it had expired
+	order   []event.ID           // of sent, un-acked only, eldest first
+	count   int                  // messages sent in this slice
+	floors  map[event.Topic]event.ID
+	started bool   // the first message is out
+	kept    *Outgo // the next message to send: whether one follows it is not known yet
+	retries int
+	place   *place // in the line for a place among the active replays; nil = none
+	active  bool   // has a place among the active replays
+	aborted bool
+}
+
+// raise takes over a later subscribe to the same filter; false when the job is about to end.
+func (j *job) raise(at time.Time, bound event.ID, subscribe, offset int64) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.over {
+		return false
+	}
+	if bound.Compare(j.bound) > 0 {
+		j.bound = bound
+	}
+	if at.After(j.at) {
+		j.at = at
+	}
+	j.settled = time.Now().Add(j.o.r.Limits.Settle)
+	j.raised, j.subscribe = true, subscribe
+	j.offsets = append(j.offsets, offset)
+	return true
+}
+
+// asked is the time of the last subscribe.
+func (j *job) asked() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.at
+}
+
+// settles is when no event that a look could miss is on its way any more.
+func (j *job) settles() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.settled
+}
+
+// report tells the owner that the job's events are finished.
+func (j *job) report() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, offset := range j.offsets {
+		j.o.done(offset)
+	}
+	j.over, j.offsets = true, nil
+}
+
+func (j *job) run(ctx context.Context) {
+	j.sent = make(map[event.ID]*flight)
+	j.floors = make(map[event.Topic]event.ID)
+	err := j.enter(ctx)
+	if err == nil {
+		err = j.passes(ctx)
+	}
+	if errors.Is(err, errSliceOver) {
+		err = j.handOn(ctx)
+	}
+	j.end(ctx, err)
+	j.leave()
+}
+
+// end closes the books of the job.
+func (j *job) end(ctx context.Context, err error) {
+	r := j.o.r
+	j.mu.Lock()
+	j.over = true
+	j.mu.Unlock()
+	j.collect()
+	unacked := 0
+	for _, id := range j.order {
+		if j.c.giveUp(id, j.sent[id]) {
+			unacked++
+		}
+	}
+	r.Metrics.ReplayUnacked.Sub(float64(len(j.order)))
+	r.Metrics.ReplayMessages.WithLabelValues(messageUnacked).Add(float64(unacked))
+	outcome := replayComplete
+	switch {
+	case errors.Is(err, errHandedOn):
+		outcome = replayHandedOn
+	case err == nil && j.count == 0:
+		outcome = replayEmpty
+	case err == nil && unacked == 0:
+	case err == nil, errors.Is(err, errNotAcking), errors.Is(err, errNoSubscriber):
+		outcome = replayPartial
+	case errors.Is(err, errReconnected), errors.Is(err, errDisconnected), errors.Is(err, errUnsubscribed):
+		outcome = replayAborted
+	default:
+		outcome = replayAborted
+		j.aborted = true // the partition goes to another owner, who repeats the events: they are not finished
+	}
+	r.Metrics.ReplayRequests.WithLabelValues(outcome).Inc()
+	r.Metrics.ReplayDuration.Observe(time.Since(j.began).Seconds())
+	r.Log.DebugContext(ctx, "replay ended", "clientid", string(j.c.id), "filter", j.replay.Filter.String(), "sink", j.replay.Sink,
+		"outcome", outcome, "sent", j.count, "unacked", unacked, "err", err)
+}
+
+// passes goes over what is pending until nothing new is found in a complete view, and everything sent is acked.
+func (j *job) passes(ctx context.Context) error {
+	for {
+		began := time.Now()
+		v, bound, err := j.view(ctx)
+		if err != nil {
+			return err
+		}
+		before := j.count
+		err = j.pass(ctx, v, bound)
+		if err == nil {
+			err = j.drain(ctx)
+		}
+		if errors.Is(err, errNotAcking) {
+			if err = j.park(ctx); err == nil {
+				continue
+			}
+		}
+		if (errors.Is(err, errNotAcking) || errors.Is(err, errNoSubscriber)) && !j.last() {
+			j.retries = 0 // the client has subscribed again: it is there
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case j.count > before:
+		case !v.Complete:
+			// The writers lag. What is missing comes near by itself.
+			if err := Sleep(ctx, j.o.r.Limits.Patience/10); err != nil {
+				return err
+			}
+		case began.Before(j.settles()):
+			err := j.aside(ctx, func() error { return Sleep(ctx, time.Until(j.settles())) })
+			if err != nil {
+				return err
+			}
+		case j.last():
+			return nil
+		}
+	}
+}
+
+// last ends the job unless a later subscribe has raised the bound meanwhile.
+func (j *job) last() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.over = !j.raised
+	return j.over
+}
+
+// view takes part in a round. A view that is not complete is waited for a while: the writers lag.
+func (j *job) view(ctx context.Context) (*View, event.ID, error) {
+	began := time.Now()
+	for attempt := 1; ; attempt++ {
+		j.mu.Lock()
+		bound := j.bound
+		j.raised = false
+		j.mu.Unlock()
+		v, err := j.o.r.Sinks[j.replay.Sink].Tail.View(ctx, j.replay.Filter)
+		pause := j.o.r.Backoff.Delay(attempt)
+		switch {
+		case ctx.Err() != nil:
+			return nil, bound, context.Cause(ctx)
+		case err != nil:
+			if attempt == 1 {
+				j.o.r.Log.WarnContext(ctx, "tail not read, will retry", "sink", j.replay.Sink, "err", err)
+			}
+		case v.Complete || time.Since(began) >= j.o.r.Limits.Patience:
+			return v, bound, nil
+		default:
+			pause = min(pause, j.o.r.Limits.Patience/10)
+		}
+		if err := Sleep(ctx, pause); err != nil {
+			return nil, bound, err
+		}
+	}
+}
+
+// retry repeats what is transient until ctx ends. A store that refuses for good is retried too: the writers end the process.
+func (j *job) retry(ctx context.Context, what string, do func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if attempt == 1 {
+			j.o.r.Log.WarnContext(ctx, what+" failed, will retry", "sink", j.replay.Sink, "err", err)
+		}
+		if err := Sleep(ctx, j.o.r.Backoff.Delay(attempt)); err != nil {
+			return err
+		}
+	}
+}
+
+// send publishes one message within the window.
+func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
+	r := j.o.r
+	if r.Limits.Slice > 0 && j.count >= r.Limits.Slice && j.replay.MaxReturned == 0 { // a slice does not know what the newest were
+		return errSliceOver
+	}
+	for _, p := range []*rate.Limiter{j.c.pace, r.pace} {
+		if p == nil {
+			continue
+		}
+		if err := p.Wait(ctx); err != nil {
+			return context.Cause(ctx)
+		}
+	}
+	f, fresh, err := j.c.place(ctx, j, m.ID, r.Limits.AckTimeout)
+	if err != nil || !fresh {
+		return err
+	}
+	out := Outgo{Message: m, QoS: min(m.QoS, j.replay.QoS), Remaining: remaining}
+	for attempt := 1; ; attempt++ {
+		o, err := r.Publisher.Publish(ctx, j.c.id, out)
+		switch {
+		case err == nil && o.NoSubscriber:
+			j.c.giveUp(m.ID, f)
+			return errNoSubscriber
+		case err == nil:
+			return j.published(ctx, m, f)
+		case ctx.Err() != nil:
+			j.c.giveUp(m.ID, f)
+			return context.Cause(ctx)
+		case errors.Is(err, ErrExpired):
+			j.c.giveUp(m.ID, f)
+			r.Metrics.ReplayMessages.WithLabelValues(messageExpired).Inc()
+			return nil
+		case fault.IsPoison(err):
+			j.c.giveUp(m.ID, f)
+			j.sent[m.ID] = f // not again in this replay
+			r.Metrics.ReplayMessages.WithLabelValues(messageError).Inc()
+			r.Log.ErrorContext(ctx, "message cannot be delivered, it stays stored", "topic", m.Topic.String(), "msgid", m.ID.String(), "err", err)
+			return nil
+		}
+		if attempt == 1 {
+			r.Log.WarnContext(ctx, "publish failed, will retry", "clientid", string(j.c.id), "err", err)
+		}
+		if err := Sleep(ctx, r.Backoff.Delay(attempt)); err != nil {
+			j.c.giveUp(m.ID, f)
+			return err
+		}
+	}
+}
+
+// published books a message that the broker has taken. Where that is the evidence, its ack goes to the log now.
+func (j *job) published(ctx context.Context, m sinks.Message, f *flight) error {
+	r := j.o.r
+	f.at = time.Now()
+	j.sent[m.ID] = f
+	j.order = append(j.order, m.ID)
+	j.count++
+	r.Metrics.ReplayUnacked.Inc()
+	if !j.started {
+		j.started = true
+		r.Metrics.ReplayFirst.Observe(sinceRecord(j.event, r.Now()).Seconds())
+	}
+	if r.Evidence == EvidencePuback {
+		e := event.Acked{
+			Head:  event.Head{ID: r.Minter.Mint(), Source: r.Source, At: r.Now()},
+			Topic: m.Topic, Client: j.c.id, Message: m.ID, Replayed: true,
+		}
+		o := Outgoing{Topic: r.Topics.Messages, Wire: event.Encode(e, e.Routes()[0], r.Now())}
+		if err := j.retry(ctx, "log the ack", func() error { return appendAndWait(ctx, r.Producer, o) }); err != nil {
+			return err
+		}
+		j.c.ack(m.ID)
+	}
+	j.collect()
+	return nil
+}
+
+// collect forgets the un-acked messages whose ack has come.
+func (j *job) collect() {
+	j.order = slices.DeleteFunc(j.order, func(id event.ID) bool {
+		select {
+		case <-j.sent[id].acked:
+			j.o.r.Metrics.ReplayMessages.WithLabelValues(messageAcked).Inc()
+			j.o.r.Metrics.ReplayUnacked.Dec()
+			j.retries = 0
+			return true
+		default:
+			return false
+		}
+	})
+}

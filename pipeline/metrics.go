@@ -1,0 +1,185 @@
+package pipeline
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the pipeline's metrics. No label holds a client id, an MQTT topic or an error's text; every combination of
+// labels stands at 0 from the start.
+type Metrics struct {
+	Received       *prometheus.CounterVec // event
+	IngestDropped  *prometheus.CounterVec // reason
+	IngestLatency  prometheus.Histogram
+	IngestUnacked  prometheus.Gauge
+	Flushes        *prometheus.CounterVec // sink, trigger, outcome
+	BatchRecords   *prometheus.HistogramVec
+	FlushSeconds   *prometheus.HistogramVec
+	Persisted      *prometheus.CounterVec // sink
+	Elided         *prometheus.CounterVec // sink
+	Duplicates     *prometheus.CounterVec // sink
+	Expired        *prometheus.CounterVec // sink
+	Buffered       *prometheus.GaugeVec   // sink
+	BufferedBytes  *prometheus.GaugeVec   // sink
+	Retries        *prometheus.CounterVec // sink
+	Stalled        *prometheus.GaugeVec   // sink
+	Skipped        *prometheus.CounterVec // component, reason
+	DeadLetters    *prometheus.CounterVec // component, reason
+	DeadErrors     *prometheus.CounterVec // component
+	Stopped        *prometheus.GaugeVec   // group, reason
+	Undrained      *prometheus.CounterVec // component
+	ReplayRequests *prometheus.CounterVec // outcome
+	ReplayMessages *prometheus.CounterVec // outcome
+	ReplayActive   prometheus.Gauge
+	ReplayParked   *prometheus.GaugeVec // reason
+	ReplayUnacked  prometheus.Gauge
+	ReplayFirst    prometheus.Histogram
+	ReplayDuration prometheus.Histogram
+	RoundSeconds   prometheus.Histogram
+	TailRecords    prometheus.Histogram
+	TailOverBudget prometheus.Counter
+}
+
+// The values of closed label sets.
+const (
+	dropUnwanted = "no_rule"
+	dropOversize = "oversize"
+	dropOwn      = "own_client"
+	dropInvalid  = "invalid"
+
+	deadMalformed = "malformed"
+	deadRejected  = "sink_rejected"
+
+	stopMajor = "schema_major"
+	stopGap   = "gap"
+
+	triggerHold  = "hold"
+	triggerBytes = "bytes"
+	triggerEnd   = "end"
+
+	outcomeOK     = "ok"
+	outcomeError  = "error"
+	outcomeFenced = "fenced"
+
+	replayComplete = "complete"
+	replayPartial  = "partial"
+	replayEmpty    = "empty"
+	replayAborted  = "aborted"
+	replayHandedOn = "continued"
+
+	messageAcked   = "acked"
+	messageUnacked = "unacked"
+	messageExpired = "expired"
+	messageError   = "error"
+
+	parkedAdmission = "admission"
+	parkedNotAcking = "not_acking"
+)
+
+var eventTypes = []string{
+	"mqtt.message.publish", "mqtt.message.acked", "mqtt.message.replayed", "mqtt.message.dropped", "mqtt.session.subscribed",
+	"mqtt.session.unsubscribed", "mqtt.client.connected", "mqtt.client.disconnected", "restante.replay.continued",
+}
+
+var (
+	fastBuckets   = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	replayBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
+	countBuckets  = []float64{1, 4, 16, 64, 256, 1024, 4096, 16384}
+)
+
+// NewMetrics makes the metrics and registers them. groups are the consumer groups of this process, sinks the names of its sinks.
+func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	}
+	single := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	opts := func(name, help string, buckets []float64) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}
+	}
+	m := &Metrics{
+		Received:       counter("restante_ingest_events_total", "Events taken from sources, by type.", "event"),
+		IngestDropped:  counter("restante_ingest_dropped_total", "Events that were not taken into the log, by reason.", "reason"),
+		IngestLatency:  prometheus.NewHistogram(opts("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability in Kafka.", fastBuckets)),
+		IngestUnacked:  single("restante_ingest_unacked_messages", "Events that are taken but not durable yet."),
+		Flushes:        counter("restante_writer_flushes_total", "Flushes to a sink, by what caused them and how they ended.", "sink", "trigger", "outcome"),
+		BatchRecords:   prometheus.NewHistogramVec(opts("restante_writer_batch_records", "Records in one flush.", countBuckets), []string{"sink"}),
+		FlushSeconds:   prometheus.NewHistogramVec(opts("restante_writer_flush_duration_seconds", "Duration of a flush, retries included.", fastBuckets), []string{"sink"}),
+		Persisted:      counter("restante_writer_persisted_records_total", "Operations that are durable in the sink.", "sink"),
+		Elided:         counter("restante_writer_elided_total", "Messages that were acknowledged before they were written, so that neither is.", "sink"),
+		Duplicates:     counter("restante_writer_duplicate_records_total", "Publishes that came again after their message was acknowledged.", "sink"),
+		Expired:        counter("restante_writer_expired_total", "Messages that had expired before they could be written.", "sink"),
+		Buffered:       gauge("restante_writer_buffered_records", "Records held before they are written.", "sink"),
+		BufferedBytes:  gauge("restante_writer_buffered_bytes", "Bytes of the records held before they are written.", "sink"),
+		Retries:        counter("restante_sink_retries_total", "Flushes that were tried again.", "sink"),
+		Stalled:        gauge("restante_sink_stalled", "Partitions whose flush is being retried now.", "sink"),
+		Skipped:        counter("restante_messages_dropped_total", "Events that a rule selects but that lead to nothing, by reason.", "component", "reason"),
+		DeadLetters:    counter("restante_dlq_records_total", "Records written to the dead-letter topic, by reason.", "component", "reason"),
+		DeadErrors:     counter("restante_dlq_publish_errors_total", "Failed attempts to write a dead letter.", "component"),
+		Stopped:        gauge("restante_kafka_partition_stopped", "Partitions that stand still uncommitted until somebody acts, by reason.", "group", "reason"),
+		Undrained:      counter("restante_shutdown_undrained_messages_total", "Records that were held and not committed when time ran out; they are read again.", "component"),
+		ReplayRequests: counter("restante_replay_requests_total", "Replays, by how they ended.", "outcome"),
+		ReplayMessages: counter("restante_replay_messages_total", "Messages of replays, by what became of them.", "outcome"),
+		ReplayActive:   single("restante_replay_active", "Replays under way."),
+		ReplayParked:   gauge("restante_replay_parked", "Replays that wait, by reason.", "reason"),
+		ReplayUnacked:  single("restante_replay_unacked_messages", "Messages of replays that are sent and not acknowledged."),
+		ReplayFirst:    prometheus.NewHistogram(opts("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets)),
+		ReplayDuration: prometheus.NewHistogram(opts("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets)),
+		RoundSeconds:   prometheus.NewHistogram(opts("restante_replay_round_seconds", "Duration of one reading of offsets and tail.", fastBuckets)),
+		TailRecords:    prometheus.NewHistogram(opts("restante_replay_tail_records", "Records of the tail that a round looked at.", countBuckets)),
+		TailOverBudget: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_replay_tail_over_budget_total", Help: "Rounds whose tail was over the budget, because the writers lag."}),
+	}
+	fill := func(v *prometheus.CounterVec, values ...[]string) {
+		for _, labels := range product(values) {
+			v.WithLabelValues(labels...)
+		}
+	}
+	fill(m.Received, eventTypes)
+	fill(m.IngestDropped, []string{dropUnwanted, dropOversize, dropOwn, dropInvalid})
+	fill(m.Flushes, sinks, []string{triggerHold, triggerBytes, triggerEnd}, []string{outcomeOK, outcomeError, outcomeFenced})
+	for _, v := range []*prometheus.CounterVec{m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Retries} {
+		fill(v, sinks)
+	}
+	components := []string{"writer", "replayer"}
+	fill(m.Skipped, components, Skips)
+	fill(m.DeadLetters, components, []string{deadMalformed, deadRejected})
+	fill(m.DeadErrors, components)
+	fill(m.Undrained, components)
+	fill(m.ReplayRequests, []string{replayComplete, replayPartial, replayEmpty, replayAborted, replayHandedOn})
+	fill(m.ReplayMessages, []string{messageAcked, messageUnacked, messageExpired, messageError})
+	for _, s := range sinks {
+		m.Buffered.WithLabelValues(s)
+		m.BufferedBytes.WithLabelValues(s)
+		m.Stalled.WithLabelValues(s)
+		m.BatchRecords.WithLabelValues(s)
+		m.FlushSeconds.WithLabelValues(s)
+	}
+	for _, l := range product([][]string{groups, {stopMajor, stopGap}}) {
+		m.Stopped.WithLabelValues(l...)
+	}
+	m.ReplayParked.WithLabelValues(parkedAdmission)
+	m.ReplayParked.WithLabelValues(parkedNotAcking)
+	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.Flushes, m.BatchRecords, m.FlushSeconds,
+		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
+		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked,
+		m.ReplayFirst, m.ReplayDuration, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
+	return m
+}
+
+// product lists all combinations of the values.
+func product(values [][]string) [][]string {
+	out := [][]string{nil}
+	for _, vs := range values {
+		var next [][]string
+		for _, head := range out {
+			for _, v := range vs {
+				next = append(next, append(append([]string(nil), head...), v))
+			}
+		}
+		out = next
+	}
+	return out
+}

@@ -1,0 +1,156 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/restante/restante/event"
+)
+
+var errHandedOn = errors.New("the rest is handed on")
+
+// drain waits until all that was sent is acked; errNotAcking when the eldest has waited too long.
+func (j *job) drain(ctx context.Context) error {
+	for {
+		j.collect()
+		if len(j.order) == 0 {
+			return nil
+		}
+		f := j.sent[j.order[0]]
+		left := j.o.r.Limits.AckTimeout - time.Since(f.at)
+		if left <= 0 {
+			return errNotAcking
+		}
+		if err := waitAck(ctx, f, left); err != nil {
+			return err
+		}
+	}
+}
+
+// waitAck returns when the message is acked, after d, or with the cause of ctx's end.
+func waitAck(ctx context.Context, f *flight, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-f.acked:
+	case <-t.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// enter waits for a place among the active replays.
+func (j *job) enter(ctx context.Context) error {
+	r := j.o.r
+	if j.place == nil {
+		j.place = r.admit.ask()
+	}
+	select {
+	case <-j.place.come:
+	default:
+		parked := r.Metrics.ReplayParked.WithLabelValues(parkedAdmission)
+		parked.Inc()
+		defer parked.Dec()
+		select {
+		case <-j.place.come:
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		r.admit.leave(j.place)
+		j.place = nil
+		return context.Cause(ctx)
+	}
+	j.active = true
+	r.Metrics.ReplayActive.Inc()
+	return nil
+}
+
+// leave gives the place to others.
+func (j *job) leave() {
+	if j.active {
+		j.active = false
+		j.o.r.Metrics.ReplayActive.Dec()
+		j.o.r.admit.leave(j.place)
+		j.place = nil
+	}
+}
+
+// aside gives the place to others while wait runs.
+func (j *job) aside(ctx context.Context, wait func() error) error {
+	j.leave()
+	if err := wait(); err != nil {
+		return err
+	}
+	return j.enter(ctx)
+}
+
+// park waits with a client that does not acknowledge. When an ack comes, or the pause is over, it returns nil: in the
+// second case what is un-acked is sent again. After the last pause the client is given up; its messages stay stored.
+func (j *job) park(ctx context.Context) error {
+	r := j.o.r
+	if j.retries >= len(r.Limits.Retry) {
+		return errNotAcking
+	}
+	pause := r.Limits.Retry[j.retries]
+	j.retries++
+	parked := r.Metrics.ReplayParked.WithLabelValues(parkedNotAcking)
+	parked.Inc()
+	defer parked.Dec()
+	r.Log.InfoContext(ctx, "client does not acknowledge, its replay waits", "clientid", string(j.c.id), "unacked", len(j.order), "pause", pause)
+	err := j.aside(ctx, func() error {
+		if len(j.order) > 0 {
+			return waitAck(ctx, j.sent[j.order[0]], pause)
+		}
+		return Sleep(ctx, pause)
+	})
+	if err != nil {
+		return err
+	}
+	before := len(j.order)
+	if j.collect(); len(j.order) < before {
+		for _, id := range j.order {
+			j.sent[id].at = time.Now() // it is awake: the other acks may be on their way
+		}
+		return nil
+	}
+	for _, id := range j.order {
+		if j.c.giveUp(id, j.sent[id]) {
+			r.Metrics.ReplayMessages.WithLabelValues(messageUnacked).Inc()
+			delete(j.sent, id)
+		}
+		r.Metrics.ReplayUnacked.Dec()
+	}
+	j.order = nil
+	return nil
+}
+
+// handOn ends a slice: when all that was sent is acked, what is left goes to the log as an event of the same client.
+func (j *job) handOn(ctx context.Context) error {
+	err := j.drain(ctx)
+	for errors.Is(err, errNotAcking) {
+		if err = j.park(ctx); err != nil {
+			return err
+		}
+		err = j.drain(ctx) // what park has given up is read again by the next slice
+	}
+	if err != nil {
+		return err
+	}
+	r := j.o.r
+	j.mu.Lock()
+	e := event.ReplayContinued{
+		Head:   event.Head{ID: r.Minter.Mint(), Source: r.Source, At: j.at},
+		Client: j.c.id, Filter: j.replay.Filter, QoS: j.replay.QoS, Bound: j.bound, Subscribe: j.subscribe, Slice: j.slice + 1,
+		Rule: j.replay.Rule,
+	}
+	j.over = true
+	j.mu.Unlock()
+	o := Outgoing{Topic: r.Topics.Sessions, Wire: event.Encode(e, e.Routes()[0], r.Now())}
+	if err := j.retry(ctx, "hand on the rest", func() error { return appendAndWait(ctx, r.Producer, o) }); err != nil {
+		return err
+	}
+	return errHandedOn
+}

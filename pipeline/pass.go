@@ -1,0 +1,161 @@
+package pipeline
+
+import (
+	"context"
+	"slices"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/sinks"
+)
+
+// pass sends what is pending in the view and the store, topics in turn, each oldest first.
+func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
+	const abreast = 64 // topics in turn
+	sel := selection{
+		until: bound, newest: j.replay.MaxReturned, page: j.o.r.Limits.Page, now: j.o.r.Now,
+		skip: func(id event.ID) bool { _, ok := j.sent[id]; return ok },
+	}
+	if j.replay.TimeRange > 0 {
+		sel.after = event.FirstIDAt(j.asked().Add(-j.replay.TimeRange))
+	}
+	store := j.o.r.Sinks[j.replay.Sink].Store
+	j.kept = nil
+	err := j.topics(ctx, v, abreast, func(topics []event.Topic) error {
+		var turn []*cursor
+		for _, t := range topics {
+			s := sel
+			if f, ok := j.floors[t]; ok && f.Compare(s.after) > 0 {
+				s.after = f
+			}
+			c := newCursor(t, store, v, s)
+			if err := j.read(ctx, c); err != nil {
+				return err
+			}
+			j.bottom(c)
+			turn = append(turn, c)
+		}
+		return j.turns(ctx, turn)
+	})
+	if err != nil {
+		return err
+	}
+	return j.offerNone(ctx)
+}
+
+// bottom remembers where the newest messages of a topic begin, so that a later pass does not go on below.
+func (j *job) bottom(c *cursor) {
+	if j.replay.MaxReturned == 0 || len(c.ready) < j.replay.MaxReturned {
+		return
+	}
+	if _, ok := j.floors[c.topic]; !ok {
+		j.floors[c.topic] = c.ready[0].ID.Before()
+	}
+}
+
+// topics calls each with the topics that may have pending messages, at most n at a time.
+func (j *job) topics(ctx context.Context, v *View, n int, each func([]event.Topic) error) error {
+	if t, ok := j.replay.Filter.Exact(); ok {
+		if !j.replay.Selects(t) {
+			return nil
+		}
+		return each([]event.Topic{t})
+	}
+	fresh := v.Topics()
+	store := j.o.r.Sinks[j.replay.Sink].Store
+	var after event.Topic
+	for more := true; more; {
+		var page []event.Topic
+		err := j.retry(ctx, "list topics", func() (err error) {
+			page, err = store.Topics(ctx, j.replay.Filter, after, j.o.r.Limits.Page)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		more = len(page) == j.o.r.Limits.Page
+		if len(page) > 0 {
+			after = page[len(page)-1]
+		}
+		k := len(fresh)
+		if more {
+			var found bool
+			if k, found = slices.BinarySearchFunc(fresh, after, compareTopics); found {
+				k++ // it is in this page
+			}
+		}
+		page = append(page, fresh[:k]...)
+		fresh = fresh[k:]
+		slices.SortFunc(page, compareTopics)
+		page = slices.DeleteFunc(slices.Compact(page), func(t event.Topic) bool { return !j.replay.Selects(t) })
+		for chunk := range slices.Chunk(page, n) {
+			if err := each(chunk); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// turns sends one message of each topic in turn.
+func (j *job) turns(ctx context.Context, turn []*cursor) error {
+	for len(turn) > 0 {
+		var left []*cursor
+		for i, c := range turn {
+			m, ok := c.next()
+			if !ok {
+				j.expire(c.expired)
+				continue
+			}
+			if err := j.read(ctx, c); err != nil {
+				return err
+			}
+			left = append(left, c)
+			behind := 0
+			for _, o := range left {
+				behind += len(o.ready)
+			}
+			for _, o := range turn[i+1:] {
+				behind += len(o.ready)
+			}
+			if err := j.offer(ctx, m, behind); err != nil {
+				return err
+			}
+		}
+		turn = left
+	}
+	return nil
+}
+
+// expire counts what has expired, once a replay.
+func (j *job) expire(ids []event.ID) {
+	for _, id := range ids {
+		j.sent[id] = nil
+	}
+	j.o.r.Metrics.ReplayMessages.WithLabelValues(messageExpired).Add(float64(len(ids)))
+}
+
+// offer sends the message that was offered before, now that one is known to follow it, and keeps this one back.
+func (j *job) offer(ctx context.Context, m sinks.Message, behind int) error {
+	if k := j.kept; k != nil {
+		j.kept = nil
+		if err := j.send(ctx, k.Message, max(k.Remaining, 1)); err != nil {
+			return err
+		}
+	}
+	j.kept = &Outgo{Message: m, Remaining: behind}
+	return nil
+}
+
+// offerNone sends the last message of a pass: nothing is known to follow it.
+func (j *job) offerNone(ctx context.Context) error {
+	k := j.kept
+	if j.kept = nil; k == nil {
+		return nil
+	}
+	return j.send(ctx, k.Message, 0)
+}
+
+// read fills a cursor, for as long as it takes.
+func (j *job) read(ctx context.Context, c *cursor) error {
+	return j.retry(ctx, "read stored messages", func() error { return c.fill(ctx) })
+}

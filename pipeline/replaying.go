@@ -1,0 +1,410 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/sinks"
+)
+
+// Evidence says what counts as delivered.
+type Evidence string
+
+// The kinds of evidence.
+const (
+	EvidenceBroker Evidence = "broker" // the broker's acked event
+	EvidencePuback Evidence = "puback" // the broker took the message
+)
+
+// ReplayLimits bound the replays.
+type ReplayLimits struct {
+	// Window is the most un-acked messages of a client.
+	Window int
+	// Active is the most replays under way in this process; the others are parked.
+	Active int
+	// Slice is the most messages of one slice; then what is left is handed on.
+	Slice int
+	// AckTimeout is how long an ack may take before the client is parked; Retry are the pauses before it is tried again.
+	AckTimeout time.Duration
+	Retry      []time.Duration
+	// ClockSkew is how far broker clocks may be apart. 0 = the broker's clock and ingest's are one.
+	ClockSkew time.Duration
+	// Settle is how long after a replay a last look follows, for events that are late. 0 = sources lose no order.
+	Settle time.Duration
+	// Page is how many rows one read returns.
+	Page int
+	// Patience is how long a replay waits for a lagging writer before it begins with what there is.
+	Patience time.Duration
+	// ClientRate and ProcessRate are the most messages a second to one client and from this process; 0 = no limit.
+	ClientRate, ProcessRate int
+	// Drain is how long finished work may still be committed after the generation has ended.
+	Drain time.Duration
+}
+
+// DefaultReplayLimits are the limits of DESIGN §8.
+var DefaultReplayLimits = ReplayLimits{
+	Window: 16, Active: 2000, Slice: 1000, AckTimeout: 30 * time.Second,
+	Retry:     []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute},
+	ClockSkew: 2 * time.Second, Settle: 10 * time.Second, Page: 500, Patience: 3 * time.Second, Drain: 10 * time.Second,
+}
+
+// ReplaySink is where one sink's stored messages are read: the store, and the tail of its writers.
+type ReplaySink struct {
+	Store sinks.Reader
+	Tail  *Tail
+}
+
+// Replayer reacts to subscribes: it reads what is pending and publishes it, oldest first, with a window of un-acked messages.
+// One value serves all partitions of the process.
+type Replayer struct {
+	Reader    Log
+	Topics    Topics
+	Group     string
+	Plan      Planner // of all sinks
+	Sinks     map[string]ReplaySink
+	Publisher Publisher
+	Producer  Producer
+	Evidence  Evidence
+	Dead      *DeadLetters
+	Minter    *event.Minter
+	Source    string // ce_source of the events that the replayer makes
+	Limits    ReplayLimits
+	Backoff   Backoff
+	Metrics   *Metrics
+	Log       *slog.Logger
+	Now       func() time.Time
+
+	once  sync.Once
+	admit *admission
+	pace  *rate.Limiter // nil = no limit
+}
+
+// Own is the [Part] of the replayer's group: it owns one partition of the sessions topic. It keeps reading while replays run
+// beside it, because their acks come in the same partition, and commits the lowest offset that is not finished.
+func (r *Replayer) Own(ctx, work context.Context, g Generation, tp TP, from int64) error {
+	r.once.Do(func() {
+		r.admit = &admission{free: r.Limits.Active}
+		r.pace = limiter(r.Limits.ProcessRate)
+	})
+	hard, cancel := drainContext(ctx, work, r.Limits.Drain)
+	defer cancel()
+	o := &owner{r: r, tp: tp, gen: g, clients: make(map[event.ClientID]*client), open: make(map[int64]int), next: from, committed: from}
+	ctx, stop := context.WithCancelCause(ctx)
+	err := o.loop(ctx, hard)
+	stop(errGenerationOver) // what the replays did not finish stays uncommitted
+	o.jobs.Wait()
+	switch {
+	case errors.Is(err, ErrFenced):
+		r.Log.InfoContext(ctx, "partition belongs to another owner", "topic", tp.Topic, "partition", tp.Part)
+		return nil
+	case err != nil && !errors.Is(err, errStopped):
+		return err
+	}
+	if err := o.commit(hard); err != nil && !errors.Is(err, ErrFenced) && hard.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// owner is the state of one partition. Its fields belong to the goroutine of loop, but for what jobs report under mu.
+type owner struct {
+	r         *Replayer
+	tp        TP
+	gen       Generation
+	clients   map[event.ClientID]*client
+	next      int64 // offset of the next record to fetch
+	committed int64
+	commitAt  time.Time
+	swept     time.Time
+	last      Record   // the last record fetched
+	fresh     []func() // replays that begin when all of a fetch is handled
+
+	mu   sync.Mutex
+	open map[int64]int // offsets of events whose replays are not finished, with how many
+	low  []Record      // the records of open, ascending; finished ones may stand in it
+	jobs sync.WaitGroup
+}
+
+func (o *owner) loop(ctx, hard context.Context) error {
+	if err := o.seek(ctx); err != nil {
+		return nil //nolint:nilerr // ctx is over, nothing was begun
+	}
+	var stream Stream
+	defer func() {
+		if stream != nil {
+			_ = stream.Close() // nothing is lost with a reader
+		}
+	}()
+	for attempt := 1; ctx.Err() == nil; {
+		var err error
+		if stream == nil {
+			stream, err = o.r.Reader.Open(ctx, o.tp, o.next)
+		}
+		var recs []Record
+		if err == nil {
+			const limit, wait = 1000, 250 * time.Millisecond
+			recs, err = stream.Fetch(ctx, limit, wait)
+		}
+		switch {
+		case err == nil:
+			attempt = 1
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ErrGap):
+			return o.stand(ctx, hard, stopGap, fmt.Errorf("offset %d of %s: %w: subscribes that lay there were removed before they were read; "+
+				"set the group's offset (kafka-consumer-groups --reset-offsets) once that is understood", o.next, o.tp, err))
+		default:
+			if stream != nil {
+				_ = stream.Close() // it is opened anew
+				stream = nil
+			}
+			if attempt == 1 {
+				o.r.Log.WarnContext(ctx, "fetch failed, will retry", "topic", o.tp.Topic, "partition", o.tp.Part, "err", err)
+			}
+			_ = Sleep(ctx, o.r.Backoff.Delay(attempt)) // the loop asks ctx
+			attempt++
+		}
+		for err = nil; len(recs) > 0 && err == nil; recs = recs[1:] {
+			err = o.handle(ctx, hard, recs[0])
+		}
+		if o.launch(); err != nil {
+			return err
+		}
+		if err := o.tick(ctx, hard); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *owner) seek(ctx context.Context) error {
+	for attempt := 1; o.next < 0; attempt++ {
+		spans, err := o.r.Reader.Spans(ctx, o.tp.Topic, o.tp.Part)
+		if err == nil {
+			o.next = spans[o.tp.Part].First
+			return nil
+		}
+		if attempt == 1 {
+			o.r.Log.WarnContext(ctx, "start offset unknown, will retry", "topic", o.tp.Topic, "partition", o.tp.Part, "err", err)
+		}
+		if err := Sleep(ctx, o.r.Backoff.Delay(attempt)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stand lets the partition stand still, uncommitted from there on, until somebody acts. What runs goes on and is committed.
+func (o *owner) stand(ctx, hard context.Context, reason string, cause error) error {
+	o.launch()
+	o.r.Log.ErrorContext(ctx, "partition stands still", "topic", o.tp.Topic, "partition", o.tp.Part, "reason", reason, "err", cause)
+	g := o.r.Metrics.Stopped.WithLabelValues(o.r.Group, reason)
+	g.Inc()
+	defer g.Dec()
+	for Sleep(ctx, time.Second) == nil {
+		if err := o.tick(ctx, hard); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tick commits about once a second and forgets clients that have been idle for long.
+func (o *owner) tick(ctx, hard context.Context) error {
+	const pause, idle = time.Second, 10 * time.Minute
+	now := time.Now()
+	if now.Sub(o.swept) > time.Minute {
+		o.swept = now
+		for id, c := range o.clients {
+			if c.idleSince(now) > idle {
+				delete(o.clients, id)
+			}
+		}
+	}
+	if now.Sub(o.commitAt) < pause {
+		return nil
+	}
+	o.commitAt = now
+	err := o.commit(hard)
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrFenced):
+		return err
+	default:
+		o.r.Log.WarnContext(ctx, "commit failed, will retry", "topic", o.tp.Topic, "partition", o.tp.Part, "err", err)
+	}
+	return nil
+}
+
+// commit commits the lowest offset that is not finished, when it has moved.
+func (o *owner) commit(ctx context.Context) error {
+	o.mu.Lock()
+	for len(o.low) > 0 && o.open[o.low[0].Offset] == 0 {
+		delete(o.open, o.low[0].Offset)
+		o.low = o.low[1:]
+	}
+	if o.last.Topic == "" {
+		o.mu.Unlock()
+		return nil // nothing was read
+	}
+	at := o.last.Next()
+	if len(o.low) > 0 {
+		at = Before(o.low[0])
+	}
+	o.mu.Unlock()
+	if at.Offset() <= o.committed {
+		return nil
+	}
+	if err := o.gen.Commit(ctx, map[TP]Next{o.tp: at}); err != nil {
+		return fmt.Errorf("commit %s before %d: %w", o.tp, at.Offset(), err)
+	}
+	o.committed = at.Offset()
+	return nil
+}
+
+// begin notes that an event has one more replay that is not finished.
+func (o *owner) begin(rec Record) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if n := len(o.low); n == 0 || o.low[n-1].Offset != rec.Offset {
+		o.low = append(o.low, Record{TP: rec.TP, Offset: rec.Offset})
+	}
+	o.open[rec.Offset]++
+}
+
+// done notes that a replay of the event has finished.
+func (o *owner) done(offset int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.open[offset]--
+}
+
+// handle does what one record says. It never waits for a replay.
+func (o *owner) handle(ctx, hard context.Context, rec Record) error {
+	o.last, o.next = rec, rec.Offset+1
+	e, err := event.Decode(event.Sessions, rec.Wire)
+	switch {
+	case errors.Is(err, event.ErrUnknownMajor):
+		o.last, o.next = Record{TP: rec.TP, Offset: rec.Offset - 1}, rec.Offset
+		if err := o.stand(ctx, hard, stopMajor, err); err != nil {
+			return err
+		}
+		return errStopped
+	case err != nil:
+		return o.r.Dead.Bury(hard, rec, deadMalformed, err)
+	}
+	switch e := e.(type) {
+	case event.Acked:
+		o.client(e.Client).ack(e.Message)
+	case event.Connected:
+		c := o.client(e.Client)
+		if e.ConnectedAt.After(c.connectedAt) {
+			c.connectedAt = e.ConnectedAt
+		}
+		c.joined.move(rec.Offset, e.At)
+		c.cancel(func(j *job) bool { return j.asked().Before(e.At) }, errReconnected)
+	case event.Disconnected:
+		c := o.client(e.Client)
+		if takenOver(e) || !e.ConnectedAt.IsZero() && e.ConnectedAt.Before(c.connectedAt) {
+			return nil // of an older connection
+		}
+		c.gone.move(rec.Offset, e.At)
+		c.cancel(func(j *job) bool { return !j.asked().After(e.At) }, errDisconnected)
+	case event.Unsubscribed:
+		c := o.client(e.Client)
+		c.seen[e.Filter.String()] = rec.Offset
+		c.cancel(func(j *job) bool { return j.replay.Filter == e.Filter }, errUnsubscribed)
+	case event.Subscribed:
+		o.subscribed(ctx, rec, e)
+	case event.ReplayContinued:
+		o.continued(ctx, rec, e)
+	case event.Published, event.Replayed, event.Dropped:
+	}
+	return nil
+}
+
+func (o *owner) client(id event.ClientID) *client {
+	c := o.clients[id]
+	if c == nil {
+		c = &client{
+			id: id, window: make(chan struct{}, o.r.Limits.Window), jobs: make(map[jobKey]*job), seen: make(map[string]int64),
+			flight: make(map[event.ID]*flight), pace: limiter(o.r.Limits.ClientRate),
+		}
+		o.clients[id] = c
+	}
+	c.touched = time.Now()
+	return c
+}
+
+func (o *owner) subscribed(ctx context.Context, rec Record, e event.Subscribed) {
+	c := o.client(e.Client)
+	c.seen[e.Filter.String()] = rec.Offset
+	bound := event.LastIDAt(e.ID.Time())
+	if s := o.r.Limits.ClockSkew; s > 0 {
+		bound = event.LastIDAt(e.At.Add(time.Millisecond + s))
+	}
+	p := o.r.Plan(e)
+	if p.Skipped != "" {
+		o.r.Metrics.Skipped.WithLabelValues("replayer", p.Skipped).Inc()
+	}
+	for _, rp := range p.Replays {
+		if rp.Mode != Queue {
+			o.r.Metrics.Skipped.WithLabelValues("replayer", SkipUnsupported).Inc()
+			continue
+		}
+		o.start(ctx, rec, c, rp, e.At, bound, rec.Offset, 0)
+	}
+}
+
+func (o *owner) continued(ctx context.Context, rec Record, e event.ReplayContinued) {
+	c := o.client(e.Client)
+	switch {
+	case c.seen[e.Filter.String()] > e.Subscribe, c.gone.offset > e.Subscribe && !e.At.After(c.gone.at),
+		c.joined.offset > e.Subscribe && e.At.Before(c.joined.at):
+		return // a later subscribe, unsubscribe, disconnect or connect says otherwise
+	}
+	for _, rp := range o.r.Plan(e).Replays {
+		if rp.Mode == Queue && rp.Rule == e.Rule {
+			o.start(ctx, rec, c, rp, e.At, e.Bound, e.Subscribe, e.Slice)
+		}
+	}
+}
+
+// start begins a replay, or raises the bound of the one that runs for the same filter and rule.
+func (o *owner) start(ctx context.Context, rec Record, c *client, rp Replay, at time.Time, bound event.ID, subscribe int64, slice int) {
+	o.begin(rec)
+	key := jobKey{rp.Filter.String(), rp.Rule}
+	if j := c.running(key); j != nil && j.raise(at, bound, subscribe, rec.Offset) {
+		return
+	}
+	jctx, cancel := context.WithCancelCause(ctx)
+	j := &job{
+		o: o, c: c, replay: rp, at: at, bound: bound, subscribe: subscribe, slice: slice, offsets: []int64{rec.Offset},
+		cancel: cancel, began: time.Now(), settled: time.Now().Add(o.r.Limits.Settle), event: rec,
+		place: o.r.admit.ask(), // here, so that replays are admitted in the order of their subscribes
+	}
+	c.add(key, j)
+	o.fresh = append(o.fresh, func() {
+		defer cancel(nil)
+		j.run(jctx)
+		c.remove(key, j)
+		if !j.aborted {
+			j.report()
+		}
+	})
+}
+
+// launch begins the replays of one fetch, when all that it says of their clients is known.
+func (o *owner) launch() {
+	for _, run := range o.fresh {
+		o.jobs.Go(run) // ends by itself or by its cancel; Own waits for it
+	}
+	o.fresh = nil
+}

@@ -1,0 +1,147 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/restante/restante/fault"
+	"github.com/restante/restante/sinks"
+)
+
+// Storing makes ops durable in one sink: it coalesces, applies, retries for ever what is transient, and finds what is poison.
+// It is shared by the workers of a sink and safe for concurrent use.
+type Storing struct {
+	Sink    string
+	Store   sinks.Writer
+	Backoff Backoff
+	// Timeout limits one attempt; what it cuts off is unknown, and tried again. 0 = no limit.
+	Timeout time.Duration
+	// Turn is called at each attempt: a writer that waits for its store is alive. nil = nobody asks.
+	Turn    func()
+	Metrics *Metrics
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+// Persist returns when every op is durable or known to be poison; poison maps the indexes of poison ops to their causes. An error
+// (fault.Fatal, or the cause of ctx's end) means that nothing may be taken as durable.
+func (s *Storing) Persist(ctx context.Context, ops []sinks.Op) (poison map[int]error, err error) {
+	merged, from := sinks.Coalesce(ops)
+	for _, o := range merged {
+		if m, ok := o.(sinks.PutMessage); ok && !m.Expires.IsZero() && !m.Expires.After(s.Now()) {
+			s.Metrics.Expired.WithLabelValues(s.Sink).Inc()
+		}
+	}
+	bad := make(map[int]error)
+	all := make([]int, len(merged))
+	for i := range merged {
+		all[i] = i
+	}
+	if err := s.apply(ctx, merged, all, bad); err != nil {
+		return nil, err
+	}
+	s.Metrics.Persisted.WithLabelValues(s.Sink).Add(float64(len(merged) - len(bad)))
+	for i, cause := range bad {
+		for _, j := range from[i] {
+			if poison == nil {
+				poison = make(map[int]error)
+			}
+			poison[j] = cause
+		}
+	}
+	return poison, nil
+}
+
+// apply makes ops[i] durable for every i of todo, or notes it in bad. This is the one retry loop of the writers.
+func (s *Storing) apply(ctx context.Context, ops []sinks.Op, todo []int, bad map[int]error) error {
+	for attempt := 1; len(todo) > 0; attempt++ {
+		batch := ops
+		if len(todo) < len(ops) {
+			batch = make([]sinks.Op, len(todo))
+			for i, j := range todo {
+				batch[i] = ops[j]
+			}
+		}
+		err := s.attempt(ctx, batch)
+		if err == nil {
+			if attempt > 1 {
+				s.Metrics.Stalled.WithLabelValues(s.Sink).Dec()
+				s.Log.InfoContext(ctx, "apply succeeded again", "sink", s.Sink, "attempts", attempt)
+			}
+			return nil
+		}
+		left, halve, ferr := sift(err, todo, bad)
+		if ferr != nil || ctx.Err() != nil || len(left) == 0 || halve {
+			if attempt > 1 {
+				s.Metrics.Stalled.WithLabelValues(s.Sink).Dec()
+			}
+		}
+		switch {
+		case ferr != nil:
+			return ferr
+		case ctx.Err() != nil:
+			return fmt.Errorf("apply %d ops to sink %q: %w", len(todo), s.Sink, context.Cause(ctx))
+		case halve:
+			// The store cannot say which op is the poison: ask it half by half.
+			mid := len(left) / 2
+			return errors.Join(s.apply(ctx, ops, left[:mid], bad), s.apply(ctx, ops, left[mid:], bad))
+		case len(left) == 0:
+			return nil
+		}
+		todo = left
+		s.Metrics.Retries.WithLabelValues(s.Sink).Inc()
+		if attempt == 1 {
+			s.Metrics.Stalled.WithLabelValues(s.Sink).Inc()
+			s.Log.WarnContext(ctx, "apply failed, will retry until it succeeds", "sink", s.Sink, "ops", len(todo), "err", err)
+		}
+		if err := Sleep(ctx, s.Backoff.Delay(attempt)); err != nil {
+			s.Metrics.Stalled.WithLabelValues(s.Sink).Dec()
+			return fmt.Errorf("apply %d ops to sink %q: %w", len(todo), s.Sink, err)
+		}
+	}
+	return nil
+}
+
+func (s *Storing) attempt(ctx context.Context, batch []sinks.Op) error {
+	if s.Turn != nil {
+		s.Turn()
+	}
+	if s.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.Timeout)
+		defer cancel()
+	}
+	return s.Store.Apply(ctx, batch)
+}
+
+// sift sorts what an Apply left undone: left is to be tried again (half by half when halve is set), bad is never storable.
+func sift(err error, todo []int, bad map[int]error) (left []int, halve bool, fatal error) {
+	var part *sinks.ApplyError
+	if !errors.As(err, &part) {
+		switch {
+		case fault.IsFatal(err):
+			return nil, false, err
+		case fault.IsPoison(err) && len(todo) == 1:
+			bad[todo[0]] = err
+			return nil, false, nil
+		default:
+			return todo, fault.IsPoison(err), nil
+		}
+	}
+	for i, j := range todo {
+		cause, failed := part.Failed[i]
+		switch {
+		case !failed:
+		case fault.IsFatal(cause):
+			return nil, false, cause
+		case fault.IsPoison(cause):
+			bad[j] = cause
+		default:
+			left = append(left, j)
+		}
+	}
+	return left, false, nil
+}
