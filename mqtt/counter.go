@@ -1,0 +1,34 @@
+package mqtt
+
+// Counter names something that the broker edge counts: what it drops, refuses or repairs. The set is closed, so that a
+// metric can have all of them at zero from the start.
+type Counter string
+
+// What is counted.
+const (
+	CountReplay          Counter = "replay"           // a replay of ours that came back, recognised by its MAC
+	CountForged          Counter = "forged"           // a publish that claims to be a replay and has no valid MAC
+	CountOwnEvent        Counter = "own_event"        // a connect, subscribe or the like of our own clients
+	CountOwnRefused      Counter = "own_refused"      // a publish by a client with our prefix that is no replay
+	CountRefusedTopic    Counter = "refused_topic"    // a publish to a topic that cannot be
+	CountRefusedFilter   Counter = "refused_filter"   // a subscribe (or fetch) with a filter that cannot be
+	CountRefusedSize     Counter = "refused_size"     // a packet over the limit
+	CountRefusedPoison   Counter = "refused_poison"   // an event that the log can never take
+	CountNotTaken        Counter = "not_taken"        // an event that was not taken since the source stops; not acknowledged
+	CountLostAck         Counter = "lost_ack"         // an ack or disconnect that did not become durable
+	CountDroppedQoS0     Counter = "dropped_qos0"     // a QoS 0 message dropped since the queue of a source was full
+	CountDroppedInflight Counter = "dropped_inflight" // a delivery dropped since the client's in-flight store was full
+	CountDroppedQueue    Counter = "dropped_queue"    // a delivery dropped since the client's write queue was full
+	CountDroppedSize     Counter = "dropped_size"     // a delivery larger than the client takes
+	CountDroppedID       Counter = "dropped_id"       // two deliveries met in one packet id; both stay stored
+	CountSlowClient      Counter = "slow_client"      // a connection closed since its client did not read
+)
+
+// Counters are all of them.
+func Counters() []Counter {
+	return []Counter{
+		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
+		CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0, CountDroppedInflight, CountDroppedQueue,
+		CountDroppedSize, CountDroppedID, CountSlowClient,
+	}
+}
