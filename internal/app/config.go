@@ -1,0 +1,282 @@
+// Package app is what the commands share: the configuration, logs, the admin server, the life of a process from its flags to
+// its exit code, and the wiring of the pipeline's parts.
+package app
+
+import (
+	"time"
+)
+
+// Config is the one configuration of all processes. [Default] fills it, [Load] reads a file over the defaults.
+//
+// The tags are the reference: yaml names the key, doc describes it (docs/config.md is made from it), and min, max, one, later
+// and need are checked by [Config.Validate]. "later" lists values that are understood and refused as not in this version.
+type Config struct {
+	Kafka    Kafka             `yaml:"kafka" doc:"The Kafka cluster, its topics and groups."`
+	Sources  map[string]Source `yaml:"sources" doc:"Where events come from, by name. The name is part of each event's ce_source."`
+	Sinks    map[string]Sink   `yaml:"sinks" doc:"Where messages are stored, by name. Each sink has a consumer group of its own."`
+	Rules    []Rule            `yaml:"rules" doc:"What is done with which event, in EMQX's own words."`
+	Ingest   Ingest            `yaml:"ingest" doc:"The process that takes events from the sources into Kafka."`
+	Writer   Writer            `yaml:"writer" doc:"The process that writes to the sinks."`
+	Replayer Replayer          `yaml:"replayer" doc:"The process that hands stored messages over."`
+	Delivery Delivery          `yaml:"delivery" doc:"How a stored message reaches its client."`
+	Shutdown Shutdown          `yaml:"shutdown" doc:"How a process ends."`
+	Admin    Admin             `yaml:"admin" doc:"The HTTP server for probes and metrics. It asks for no password: keep it inside."`
+	Log      Log               `yaml:"log" doc:"Logs go to stderr, one JSON object a line."`
+}
+
+// Kafka is the cluster and what is ours in it.
+type Kafka struct {
+	Brokers          Addresses     `yaml:"brokers" doc:"Bootstrap brokers, host:port; a list, or one text with commas. Not needed by restante up."`
+	ClientID         string        `yaml:"client_id" need:"true" doc:"The client id that the brokers see."`
+	Names            Names         `yaml:"names" doc:"The prefixes of all names in Kafka."`
+	Messages         KafkaTopic    `yaml:"messages" doc:"The topic of publishes and acks, keyed by MQTT topic."`
+	Sessions         KafkaTopic    `yaml:"sessions" doc:"The topic of subscribes and connections, keyed by client id."`
+	Dead             KafkaTopic    `yaml:"dead" doc:"The topic of records that can never be processed."`
+	SessionTimeout   time.Duration `yaml:"session_timeout" min:"3s" max:"30m" doc:"After this time without a heartbeat a member's partitions go to another."`
+	RebalanceTimeout time.Duration `yaml:"rebalance_timeout" min:"3s" max:"30m" doc:"How long a rebalance waits for members that finish what they hold."`
+	TLS              TLS           `yaml:"tls" doc:"TLS to the brokers."`
+	SASL             SASL          `yaml:"sasl" doc:"The login at the brokers."`
+}
+
+// Names are the prefixes of the names in Kafka.
+type Names struct {
+	Topics string `yaml:"topics" need:"true" doc:"The prefix of the topics: mqtt gives mqtt.messages, mqtt.sessions and mqtt.dead."`
+	Groups string `yaml:"groups" need:"true" doc:"The prefix of the groups: restante gives restante.replayer and restante.writer.<sink>."`
+}
+
+// KafkaTopic is how restante migrate makes a topic.
+type KafkaTopic struct {
+	Partitions  int           `yaml:"partitions" min:"1" max:"10000" doc:"The partitions that keys are spread over. Change it only when the groups have no lag."`
+	Replication int           `yaml:"replication" min:"0" max:"15" doc:"Copies of each partition; 0 = 3 for messages, and as many as messages has for the others."`
+	MinInsync   int           `yaml:"min_insync" min:"0" max:"15" doc:"Copies that must have a record before it counts; 0 = one less than replication, at least 1."`
+	Retention   time.Duration `yaml:"retention" min:"1m" doc:"How long records are kept: longer than the longest outage to survive."`
+}
+
+// TLS is the client's side of TLS.
+type TLS struct {
+	Enabled    bool   `yaml:"enabled" doc:"Whether to use TLS. A URL that says mqtts or ssl uses it anyhow."`
+	CAFile     string `yaml:"ca_file" doc:"PEM file of the authorities to trust; empty = the system's."`
+	CertFile   string `yaml:"cert_file" doc:"PEM file of the client certificate."`
+	KeyFile    string `yaml:"key_file" doc:"PEM file of its key."`
+	ServerName string `yaml:"server_name" doc:"The name that the server's certificate must have; empty = the host that is dialled."`
+}
+
+// ListenTLS is the server's side of TLS.
+type ListenTLS struct {
+	Enabled      bool   `yaml:"enabled" doc:"Whether clients must use TLS."`
+	CertFile     string `yaml:"cert_file" doc:"PEM file of the server certificate."`
+	KeyFile      string `yaml:"key_file" doc:"PEM file of its key."`
+	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file of the authorities whose client certificates are demanded; empty = none are asked for."`
+}
+
+// SASL is the login at Kafka.
+type SASL struct {
+	Mechanism    string `yaml:"mechanism" one:"|plain|scram-sha-256|scram-sha-512" later:"aws-msk-iam|oauthbearer|gssapi" doc:"How to log in; empty = not at all."`
+	User         string `yaml:"user" doc:"The user name."`
+	Password     Secret `yaml:"password" doc:"The password, or use password_file."`
+	PasswordFile string `yaml:"password_file" doc:"File that holds the password."`
+}
+
+// Source is one source: its type and what that type needs, in one mapping.
+type Source struct {
+	Type     string          `yaml:"type" need:"true" one:"embedded|mqtt" later:"exhook|webhook" doc:"What kind of source it is."`
+	Embedded *EmbeddedSource `yaml:"-"`
+	MQTT     *MQTTSource     `yaml:"-"`
+}
+
+// EmbeddedSource is a broker inside the ingest process.
+type EmbeddedSource struct {
+	Listen    string    `yaml:"listen" need:"true" doc:"The address for MQTT clients."`
+	TLS       ListenTLS `yaml:"tls" doc:"TLS for the clients."`
+	UsersFile string    `yaml:"users_file" doc:"File with a line user:password for each user that may connect; empty = anybody may."`
+	Node      string    `yaml:"node" need:"true" doc:"The broker's name in events and client rows."`
+}
+
+// MQTTSource subscribes at a broker.
+type MQTTSource struct {
+	URL            Addresses     `yaml:"url" need:"true" doc:"The broker, mqtt://host:1883 or mqtts://host:8883; several are tried in turn."`
+	Decode         string        `yaml:"decode" one:"plain" later:"emqx|mosquitto" doc:"What the messages are: plain = what clients publish."` //nolint:misspell // the name of a broker
+	Filters        List          `yaml:"filters" doc:"What to subscribe to; empty = the topics of all rules on message.publish."`
+	ClientPrefix   string        `yaml:"client_prefix" need:"true" doc:"The client ids are <prefix>ingest-<ordinal>-<connection>. Replays and events of clients with this prefix are known as our own."`
+	Ordinal        int           `yaml:"ordinal" min:"0" max:"65535" doc:"The number of this ingest process. It must stay the same over restarts: the broker keeps the session for it."`
+	Connections    int           `yaml:"connections" min:"1" max:"256" doc:"How many connections share the filters."`
+	QoS            int           `yaml:"qos" min:"1" max:"2" doc:"The QoS of the subscriptions."`
+	User           string        `yaml:"user" doc:"The user name."`
+	Password       Secret        `yaml:"password" doc:"The password, or use password_file."`
+	PasswordFile   string        `yaml:"password_file" doc:"File that holds the password."`
+	TLS            TLS           `yaml:"tls" doc:"TLS to the broker."`
+	ReceiveMaximum int           `yaml:"receive_maximum" min:"1" max:"65535" doc:"How many messages the broker may send before the first is acknowledged."`
+	SessionExpiry  time.Duration `yaml:"session_expiry" min:"1m" doc:"How long the broker keeps our messages while we are away."`
+	FetchTopic     string        `yaml:"fetch_topic" doc:"The topic to which a client publishes a filter to ask for its messages; empty = off. It holds {clientid} as one level."`
+}
+
+// Sink is one sink: its type and what that type needs, in one mapping.
+type Sink struct {
+	Type   string      `yaml:"type" need:"true" one:"sqlite|memory" later:"cassandra|dynamodb" doc:"What kind of store it is. memory forgets everything at the end of the process: for tests, in restante up only."`
+	SQLite *SQLiteSink `yaml:"-"`
+	Memory *MemorySink `yaml:"-"`
+}
+
+// SQLiteSink is a SQLite database.
+type SQLiteSink struct {
+	Path         string        `yaml:"path" need:"true" doc:"The database file. Writer and replayer must see the same file."`
+	TombstoneTTL time.Duration `yaml:"tombstone_ttl" min:"1h" doc:"How long deletions are remembered: longer than kafka.messages.retention, so that a record read again brings nothing back."`
+}
+
+// MemorySink is a map in the process.
+type MemorySink struct{}
+
+// Ingest are the limits of ingest.
+type Ingest struct {
+	MaxPayload Size `yaml:"max_payload" min:"1KiB" max:"64MiB" doc:"Messages with a larger payload go to the dead letters."`
+}
+
+// Writer is how writers batch.
+type Writer struct {
+	Hold            time.Duration `yaml:"hold" min:"0s" max:"1m" doc:"How long fresh records wait in memory: a message that is acked meanwhile is never written."`
+	MaxBatchRecords int           `yaml:"max_batch_records" min:"1" max:"1000000" doc:"More held records than this, per partition, are written before their time."`
+	MaxBatchBytes   Size          `yaml:"max_batch_bytes" min:"64KiB" max:"1GiB" doc:"More held bytes than this, per partition, are written before their time."`
+	FlushTimeout    time.Duration `yaml:"flush_timeout" min:"100ms" max:"10m" doc:"The limit of one attempt to write; after it the attempt is repeated."`
+}
+
+// Replayer is how replays run.
+type Replayer struct {
+	Window        int           `yaml:"window" min:"1" max:"65535" doc:"How many messages a client may leave un-acked before the next is sent."`
+	ClockSkew     time.Duration `yaml:"clock_skew" min:"0s" max:"5m" doc:"How far the clocks of the broker's nodes may differ; 0 only for one embedded broker."`
+	Settle        time.Duration `yaml:"settle" min:"0s" max:"10m" doc:"After a replay from an asynchronous source, look once more after this time."`
+	SliceMessages int           `yaml:"slice_messages" min:"1" max:"1000000" doc:"A longer replay is cut into slices of this many messages."`
+	AckTimeout    time.Duration `yaml:"ack_timeout" min:"1s" max:"1h" doc:"A client that acks nothing for so long is left alone for a while."`
+	MaxActive     int           `yaml:"max_active" min:"1" max:"1000000" doc:"Replays at a time in one process; the others wait."`
+	TailBudget    Size          `yaml:"tail_budget" min:"1MiB" max:"16GiB" doc:"Memory for what the writers have not written yet."`
+	QoS0Subscribe string        `yaml:"qos0_subscribe" one:"skip" later:"repeat|once" doc:"What a subscribe at QoS 0 gets: skip = no replay, counted."`
+	Rate          Rate          `yaml:"rate" doc:"Limits of replayed messages a second."`
+}
+
+// Rate are limits in messages a second.
+type Rate struct {
+	Client  int `yaml:"client" min:"0" max:"1000000" doc:"Messages a second to one client; 0 = no limit."`
+	Process int `yaml:"process" min:"0" max:"10000000" doc:"Messages a second from one process; 0 = no limit."`
+}
+
+// Delivery is the way from the store to the client.
+type Delivery struct {
+	To         string       `yaml:"to" one:"topic|prefix|direct" doc:"topic = the message's own topic, prefix = a topic for one client, direct = into the session, for an embedded broker in the same process."`
+	Prefix     string       `yaml:"prefix" need:"true" doc:"The topic that prefix delivers to. It holds {clientid} and, at its end, {topic}."`
+	Evidence   string       `yaml:"evidence" one:"broker|puback" later:"app" doc:"When a message counts as delivered: broker = the broker reports the client's ack, puback = the broker took it."`
+	Secret     Secret       `yaml:"secret" doc:"The key of the mark by which sources recognise replays, the same for ingest and replayer; or use secret_file."`
+	SecretFile string       `yaml:"secret_file" doc:"File that holds the key in its first line; while keys are changed, the other key in its second."`
+	MQTT       DeliveryMQTT `yaml:"mqtt" doc:"The connections that topic and prefix publish on."`
+}
+
+// DeliveryMQTT are the replayer's connections to the broker.
+type DeliveryMQTT struct {
+	URL          Addresses `yaml:"url" doc:"The broker, mqtt://host:1883 or mqtts://host:8883. Needed unless delivery is direct."`
+	User         string    `yaml:"user" doc:"The user name."`
+	Password     Secret    `yaml:"password" doc:"The password, or use password_file."`
+	PasswordFile string    `yaml:"password_file" doc:"File that holds the password."`
+	Connections  int       `yaml:"connections" min:"1" max:"256" doc:"How many connections publish; one topic always uses the same."`
+	ClientPrefix string    `yaml:"client_prefix" need:"true" doc:"The client ids are <prefix>replay-<instance>-<connection>. Sources drop what such clients publish."`
+	TLS          TLS       `yaml:"tls" doc:"TLS to the broker."`
+}
+
+// Shutdown is how a process ends.
+type Shutdown struct {
+	Drain time.Duration `yaml:"drain" min:"0s" max:"10m" doc:"How long a process may finish what it holds after SIGTERM. Five seconds more must be less than kafka.session_timeout."`
+}
+
+// Admin is the admin server.
+type Admin struct {
+	Listen string `yaml:"listen" doc:"The address of /livez, /readyz and /metrics; empty = no server."`
+	PProf  bool   `yaml:"pprof" doc:"Whether /debug/pprof/ is served too. It shows memory."`
+}
+
+// Log is how much is logged.
+type Log struct {
+	Level string `yaml:"level" one:"debug|info|warn|error" doc:"The lowest level that is logged."`
+}
+
+// Default is the configuration before any file is read: no sources, no sinks, no rules.
+func Default() Config {
+	return Config{
+		Kafka: Kafka{
+			ClientID:         "restante",
+			Names:            Names{Topics: "mqtt", Groups: "restante"},
+			Messages:         KafkaTopic{Partitions: 12, Retention: 72 * time.Hour},
+			Sessions:         KafkaTopic{Partitions: 12, Retention: 72 * time.Hour},
+			Dead:             KafkaTopic{Partitions: 4, Retention: 336 * time.Hour},
+			SessionTimeout:   30 * time.Second,
+			RebalanceTimeout: 30 * time.Second,
+		},
+		Ingest: Ingest{MaxPayload: 256 * KiB},
+		Writer: Writer{Hold: time.Second, MaxBatchRecords: 4096, MaxBatchBytes: 8 * MiB, FlushTimeout: 10 * time.Second},
+		Replayer: Replayer{
+			Window: 16, ClockSkew: 2 * time.Second, Settle: 10 * time.Second, SliceMessages: 1000,
+			AckTimeout: 30 * time.Second, MaxActive: 2000, TailBudget: 64 * MiB, QoS0Subscribe: "skip",
+		},
+		Delivery: Delivery{
+			To: "topic", Prefix: "offline/{clientid}/{topic}", Evidence: "broker",
+			MQTT: DeliveryMQTT{Connections: 4, ClientPrefix: "restante-"},
+		},
+		Shutdown: Shutdown{Drain: 20 * time.Second},
+		Admin:    Admin{Listen: ":8080"},
+		Log:      Log{Level: "info"},
+	}
+}
+
+// variant is a mapping whose "type" decides which other keys it has.
+type variant interface {
+	// choose makes the part of the type, with its defaults, and returns it; nil when there is no such type.
+	choose(typ string) any
+	// chosen returns the part, nil when none was chosen.
+	chosen() any
+}
+
+var (
+	_ variant = (*Source)(nil)
+	_ variant = (*Sink)(nil)
+)
+
+func (s *Source) choose(typ string) any {
+	*s = Source{Type: typ}
+	switch typ {
+	case "embedded":
+		s.Embedded = &EmbeddedSource{Listen: "127.0.0.1:1883", Node: "embedded"}
+	case "mqtt":
+		s.MQTT = &MQTTSource{
+			Decode: "plain", ClientPrefix: "restante-", Connections: 4, QoS: 1,
+			ReceiveMaximum: 1024, SessionExpiry: 24 * time.Hour, FetchTopic: "offline/fetch/{clientid}",
+		}
+	}
+	return s.chosen()
+}
+
+func (s *Source) chosen() any {
+	switch {
+	case s.Embedded != nil:
+		return s.Embedded
+	case s.MQTT != nil:
+		return s.MQTT
+	}
+	return nil
+}
+
+func (s *Sink) choose(typ string) any {
+	*s = Sink{Type: typ}
+	switch typ {
+	case "sqlite":
+		s.SQLite = &SQLiteSink{TombstoneTTL: 240 * time.Hour}
+	case "memory":
+		s.Memory = &MemorySink{}
+	}
+	return s.chosen()
+}
+
+func (s *Sink) chosen() any {
+	switch {
+	case s.SQLite != nil:
+		return s.SQLite
+	case s.Memory != nil:
+		return s.Memory
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package app
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/pipeline"
+)
+
+// TopicSpec is a Kafka topic with all that is derived filled in.
+type TopicSpec struct {
+	Name                               string
+	Partitions, Replication, MinInsync int
+	Retention                          time.Duration
+}
+
+// Topic is how the topic of the kind is named and made.
+func (k Kafka) Topic(kind event.Kind) TopicSpec {
+	t := map[event.Kind]KafkaTopic{event.Messages: k.Messages, event.Sessions: k.Sessions, event.Dead: k.Dead}[kind]
+	for _, r := range []int{k.Messages.Replication, 3} {
+		if t.Replication == 0 {
+			t.Replication = r
+		}
+	}
+	if t.MinInsync == 0 {
+		t.MinInsync = max(1, t.Replication-1)
+	}
+	return TopicSpec{k.Names.Topics + "." + string(kind), t.Partitions, t.Replication, t.MinInsync, t.Retention}
+}
+
+// WriterGroup is the consumer group of a sink's writers.
+func (k Kafka) WriterGroup(sink string) string { return k.Names.Groups + ".writer." + sink }
+
+// ReplayerGroup is the consumer group of the replayers.
+func (k Kafka) ReplayerGroup() string { return k.Names.Groups + ".replayer" }
+
+// SourceFilters are what the named MQTT source subscribes to: its filters, or the topics of all rules on message.publish.
+func (c Config) SourceFilters(name string) []string {
+	m := c.Sources[name].MQTT
+	if m == nil {
+		return nil
+	}
+	if len(m.Filters) > 0 {
+		return m.Filters
+	}
+	var out []string
+	for _, r := range c.PipelineRules() {
+		if r.Hook == pipeline.MessagePublish {
+			out = append(out, r.Topic.String())
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// WithSecrets returns the configuration with the contents of all password files in place of their names. The error has every
+// file that cannot be used, that of delivery.secret_file included.
+func (c Config) WithSecrets() (Config, error) {
+	var faults Faults
+	read := func(path string, value *Secret, file *string) {
+		if *file == "" {
+			return
+		}
+		data, err := os.ReadFile(*file)
+		text := strings.TrimRight(string(data), "\r\n")
+		switch {
+		case err != nil:
+			faults.add(path, "%s", err)
+		case text == "":
+			faults.add(path, "file %s is empty", *file)
+		}
+		*value, *file = Secret(text), ""
+	}
+	read("kafka.sasl.password_file", &c.Kafka.SASL.Password, &c.Kafka.SASL.PasswordFile)
+	c.Sources = maps.Clone(c.Sources)
+	for _, name := range sortedKeys(c.Sources) {
+		if s := c.Sources[name]; s.MQTT != nil {
+			m := *s.MQTT
+			read("sources."+name+".password_file", &m.Password, &m.PasswordFile)
+			s.MQTT = &m
+			c.Sources[name] = s
+		}
+	}
+	if file := c.Delivery.SecretFile; file != "" {
+		if _, err := mqtt.LoadSecret(file); err != nil { // it may hold two keys, so it stays a file
+			faults.add("delivery.secret_file", "%s", err)
+		}
+	}
+	read("delivery.mqtt.password_file", &c.Delivery.MQTT.Password, &c.Delivery.MQTT.PasswordFile)
+	return c, faults.join()
+}
+
+// Config makes the client's TLS configuration; nil without an error when TLS is off. secure says that a URL asks for TLS.
+func (t TLS) Config(secure bool) (*tls.Config, error) {
+	if !t.Enabled && !secure {
+		return nil, nil //nolint:nilnil // no TLS is no configuration
+	}
+	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
+	var err error
+	if out.RootCAs, err = readPool(t.CAFile); err != nil {
+		return nil, err
+	}
+	if t.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("read client certificate: %w", err)
+		}
+		out.Certificates = []tls.Certificate{cert}
+	}
+	return out, nil
+}
+
+// Config makes the server's TLS configuration; nil without an error when TLS is off.
+func (t ListenTLS) Config() (*tls.Config, error) {
+	if !t.Enabled {
+		return nil, nil //nolint:nilnil // no TLS is no configuration
+	}
+	cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("read server certificate: %w", err)
+	}
+	out := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	if t.ClientCAFile != "" {
+		if out.ClientCAs, err = readPool(t.ClientCAFile); err != nil {
+			return nil, err
+		}
+		out.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return out, nil
+}
+
+// readPool reads trusted authorities; nil means the system's.
+func readPool(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // the system's
+	}
+	pem, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("read authorities: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("read authorities: " + file + " holds no PEM certificate")
+	}
+	return pool, nil
+}

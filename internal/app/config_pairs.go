@@ -1,0 +1,146 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/pipeline"
+)
+
+// checkPairs finds rules that say the same twice or contradict each other. Each entry of the file is compared with those before
+// it, and the first conflict is reported.
+func checkPairs(rules []placed, faults *Faults) {
+	reported := map[int]bool{}
+	for j, b := range rules {
+		for _, a := range rules[:j] {
+			if a.Sink != b.Sink || reported[b.index] || !related(a.Rule, b.Rule) {
+				continue
+			}
+			if verb, why := conflict(a.Rule, b.Rule); verb != "" {
+				reported[b.index] = true
+				with := fmt.Sprintf("rules[%d]", a.index)
+				if a.index == b.index {
+					with = "itself"
+				}
+				faults.add(fmt.Sprintf("rules[%d]", b.index), "%s %s: %s", verb, with, why)
+			}
+		}
+	}
+}
+
+// related is false for most pairs, cheaply: rules that differ in topics, or do different things, stand side by side.
+func related(a, b pipeline.Rule) bool {
+	fetches := func(r pipeline.Rule) bool {
+		switch r.Action { //nolint:exhaustive // those that have a mode
+		case pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub,
+			pipeline.OnMessageAckedForQueue, pipeline.OnMessageAckedForPubsub:
+			return true
+		}
+		return false
+	}
+	return (a.Action == b.Action || fetches(a) && fetches(b)) && overlap(a.Topic, b.Topic)
+}
+
+// conflict says how a rule stands against an earlier one, and why; "" when the two can stand side by side.
+func conflict(a, b pipeline.Rule) (verb, why string) {
+	if reflect.DeepEqual(a, b) {
+		return "says the same as", fmt.Sprintf("%s on %s %q", b.Action, b.Hook, b.Topic)
+	}
+	var found *pipeline.RuleError
+	if _, err := pipeline.Compile([]pipeline.Rule{a, b}, ""); errors.As(err, &found) {
+		// What is wrapped does not count the rules; the number before it counts the pair.
+		if inner := errors.Unwrap(found.Err); inner != nil {
+			return "contradicts", inner.Error()
+		}
+		return "contradicts", found.Err.Error()
+	}
+	who := func(r pipeline.Rule) bool {
+		return r.Action == pipeline.OnMessageFetchForQueue || r.Action == pipeline.OnMessageAckedForQueue
+	}
+	if who(a) && who(b) && a.Addressee != b.Addressee && overlap(a.Topic, b.Topic) {
+		return "contradicts", fmt.Sprintf("%s on %q has addressee %q and %s on %q has addressee %q; both must have the same",
+			b.Action, b.Topic, b.Addressee, a.Action, a.Topic, a.Addressee)
+	}
+	return "", ""
+}
+
+func overlap(a, b event.Filter) bool { return a.IsZero() || b.IsZero() || a.Overlaps(b) }
+
+// sight is what a source's events tell, by hook.
+func (s Source) sight() []pipeline.Hook {
+	switch {
+	case s.MQTT != nil && s.MQTT.FetchTopic != "":
+		return []pipeline.Hook{pipeline.MessagePublish, pipeline.SessionSubscribed}
+	case s.MQTT != nil:
+		return []pipeline.Hook{pipeline.MessagePublish}
+	}
+	return []pipeline.Hook{
+		pipeline.ClientConnected, pipeline.ClientDisconnected, pipeline.SessionCreated, pipeline.SessionSubscribed,
+		pipeline.SessionUnsubscribed, pipeline.MessagePublish, pipeline.MessageAcked,
+	}
+}
+
+// sees reports whether some source tells the hook's events.
+func (c Config) sees(h pipeline.Hook) bool {
+	for _, s := range c.Sources {
+		if slices.Contains(s.sight(), h) {
+			return true
+		}
+	}
+	return false
+}
+
+// Warnings are what is allowed but hardly meant.
+func (c Config) Warnings() []string {
+	var out []string
+	warn := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	used := c.UsedSinks()
+	for _, name := range sortedKeys(c.Sinks) {
+		if !slices.Contains(used, name) {
+			warn("sinks.%s: no rule uses it", name)
+		}
+		if c.Sinks[name].Memory != nil {
+			warn("sinks.%s: memory forgets everything when the process ends", name)
+		}
+	}
+	for _, name := range sortedKeys(c.Sources) {
+		if e := c.Sources[name].Embedded; e != nil && e.UsersFile == "" && !isLoopback(e.Listen) {
+			warn("sources.%s: anybody who reaches %s may connect: set users_file", name, e.Listen)
+		}
+	}
+	rules, _ := c.expand()
+	blind := map[[2]string]bool{}
+	for _, p := range rules {
+		at := fmt.Sprintf("rules[%d]", p.index)
+		if key := [2]string{at, string(p.Hook)}; len(c.Sources) > 0 && !c.sees(p.Hook) && !blind[key] {
+			blind[key] = true
+			warn("%s: no source tells %s: %s never runs", at, p.Hook, p.Action)
+		}
+		has := func(actions ...pipeline.Action) bool {
+			return slices.ContainsFunc(rules, func(q placed) bool {
+				return q.Sink == p.Sink && slices.Contains(actions, q.Action) && overlap(q.Topic, p.Topic)
+			})
+		}
+		switch p.Action { //nolint:exhaustive // the others stand alone
+		case pipeline.OnMessageStore:
+			if has(pipeline.OnMessageAckedForQueue) {
+				warn("%s: on_message_store keeps a history of %q and on_message_acked_for_queue removes from it what is acked", at, p.Topic)
+			}
+		case pipeline.OnMessagePublish:
+			if !has(pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub) {
+				warn("%s: messages of %q are stored in %s and no rule fetches them", at, p.Topic, p.Sink)
+			}
+		case pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub:
+			if !has(pipeline.OnMessagePublish) {
+				warn("%s: messages of %q are fetched from %s and no rule stores them there", at, p.Topic, p.Sink)
+			}
+			if !has(pipeline.OnMessageAckedForQueue, pipeline.OnMessageAckedForPubsub) {
+				warn("%s: no rule on message.acked: every subscribe replays messages of %q again until they expire", at, p.Topic)
+			}
+		}
+	}
+	return out
+}

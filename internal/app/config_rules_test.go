@@ -1,0 +1,344 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/restante/restante/event"
+)
+
+const seedSQL = `SELECT * FROM "t/#", "$events/session_subscribed", "$events/message_acked" WHERE topic =~ 't/#'`
+
+// withRules is a configuration of rules on two sinks and a source that sees all.
+func withRules(rules string) []byte {
+	return []byte("sources: {e: {type: embedded}}\nsinks: {s: {type: sqlite, path: p}, z: {type: sqlite, path: q}}\ndelivery: {to: direct}\nrules:\n" + rules)
+}
+
+func lines(c Config) []string {
+	var out []string
+	for _, r := range c.PipelineRules() {
+		out = append(out, fmt.Sprintf("%s %s %s", r.Hook, r.Action, r.Topic))
+	}
+	return out
+}
+
+func TestAllFormsOfARuleAreExpanded(t *testing.T) {
+	t.Parallel()
+	offline := []string{
+		"message.publish on_message_publish t/#",
+		"session.subscribed on_message_fetch_for_queue t/#",
+		"message.acked on_message_acked_for_queue t/#",
+	}
+	tests := map[string]struct {
+		rule string
+		want []string
+	}{
+		"the statement of EMQX's guide": {"  - sql: " + seedSQL + "\n    action: save_offline_messages\n    sink: s\n", offline},
+		"topic and action":              {`  - {topic: "t/#", action: save_offline_messages, sink: s}`, offline},
+		"preset for Cassandra":          {`  - {preset: emqx-offline-cassandra, topic: "t/#", sink: s}`, offline},
+		"hook and actions": {
+			`  - {on: message.publish, topic: "#", do: [on_message_publish, on_message_retain, on_retain_delete], sink: s}`,
+			[]string{"message.publish on_message_publish #", "message.publish on_message_retain #", "message.publish on_retain_delete #"},
+		},
+		"one action without a list": {
+			`  - {on: client.connected, do: on_client_connected, sink: s}`,
+			[]string{"client.connected on_client_connected "},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, err := Parse(withRules(tt.rule), noEnv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, lines(c)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestOptionsReachTheActionsThatTakeThem(t *testing.T) {
+	t.Parallel()
+	c, err := Parse(withRules(`  - {topic: "t/+/#", action: save_offline_messages, sink: s, ttl: 7d, max_returned_count: 5, time_range: 2h, addressee: "t/{clientid}/#", wildcards: false, ack: {ignore_clients: x-*}}`), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.PipelineRules()
+	publish, fetch, acked := r[0], r[1], r[2]
+	if publish.TTL.Hours() != 168 || publish.Addressee != "" || publish.MaxReturned != 0 {
+		t.Errorf("publish: %+v", publish)
+	}
+	if fetch.MaxReturned != 5 || fetch.TimeRange.Hours() != 2 || fetch.Addressee != "t/{clientid}/#" || fetch.Wildcards == nil || *fetch.Wildcards {
+		t.Errorf("fetch: %+v", fetch)
+	}
+	if d := cmp.Diff([]string{"x-*"}, acked.IgnoreClients); d != "" || acked.Addressee != "t/{clientid}/#" {
+		t.Errorf("acked: %+v", acked)
+	}
+}
+
+func TestBadRulesAreExplained(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct{ rules, want string }{
+		"nothing to do":             {`  - {topic: "#", sink: s}`, "rules[0] (line 5): says nothing to do: write on, topic and do; or topic and action; or sql and action; or preset"},
+		"two forms":                 {`  - {on: message.publish, topic: "#", do: on_message_publish, action: save_offline_messages, sink: s}`, "rules[0] (line 5): mixes forms"},
+		"sql without action":        {"  - sql: " + seedSQL + "\n    sink: s", "rules[0].action (line 5): is missing: save_offline_messages is what sql needs"},
+		"sql and topic":             {"  - sql: " + seedSQL + "\n    action: save_offline_messages\n    topic: t\n    sink: s", "rules[0].topic (line 7): has no place beside sql"},
+		"no hook":                   {`  - {topic: "#", do: on_message_publish, sink: s}`, "rules[0].on (line 5): is missing"},
+		"no action":                 {`  - {on: message.publish, topic: "#", sink: s}`, "rules[0].do (line 5): is missing"},
+		"no topic":                  {`  - {on: message.publish, do: on_message_publish, sink: s}`, `rules[0].topic (line 5): is missing: "#" for all topics`},
+		"no sink":                   {`  - {topic: "#", action: save_offline_messages}`, "rules[0].sink (line 5): is missing"},
+		"unknown sink":              {`  - {topic: "#", action: save_offline_messages, sink: ss}`, `rules[0].sink (line 5): sink "ss" is not configured: did you mean "s"?`},
+		"bad filter":                {`  - {topic: "a/#/b", action: save_offline_messages, sink: s}`, `rules[0].topic (line 5): filter "a/#/b": '#' must be the last level`},
+		"shared filter":             {`  - {topic: "$share/g/a", action: save_offline_messages, sink: s}`, `rules[0].topic (line 5): filter "$share/g/a": a rule selects topics and cannot be shared`},
+		"unknown hook":              {`  - {on: message.published, topic: a, do: on_message_publish, sink: s}`, `rules[0].on (line 5): "message.published" is unknown: did you mean message.publish?`},
+		"unknown preset":            {`  - {preset: emqx, sink: s}`, `rules[0].preset (line 5): "emqx" is unknown`},
+		"action on another hook":    {`  - {on: message.acked, topic: a, do: on_message_publish, sink: s}`, "rules[0].on (line 5): on_message_publish cannot run on"},
+		"topic without meaning":     {`  - {on: client.connected, topic: a, do: on_client_connected, sink: s}`, "rules[0].topic (line 5): means nothing: events of client.connected have no topic"},
+		"option without meaning":    {`  - {on: message.publish, topic: a, do: on_message_publish, max_returned_count: 3, sink: s}`, "rules[0].max_returned_count (line 5): means nothing to on_message_publish on message.publish"},
+		"action of a later version": {`  - {on: session.subscribed, topic: "#", do: on_retain_lookup, sink: s}`, "on_retain_lookup: is not in this version"},
+		"preset of a later version": {`  - {preset: emqx-backend-dynamo, sink: s}`, "on_subscribe_lookup: is not in this version"},
+		"mode of a later version":   {`  - {on: session.subscribed, topic: "#", do: on_message_fetch_for_pubsub, sink: s}`, "pub/sub mode is not in this version"},
+		"addressee":                 {`  - {topic: "a/#", action: save_offline_messages, addressee: "a/x{clientid}", sink: s}`, "rules[0].addressee (line 5): "},
+		"addressee elsewhere":       {`  - {topic: "a/#", action: save_offline_messages, addressee: "b/{clientid}/#", sink: s}`, `rules[0].addressee (line 5): "b/{clientid}/#" fits no topic of the rule's filter "a/#"`},
+		"negative ttl":              {`  - {topic: a, action: save_offline_messages, ttl: -1h, sink: s}`, "rules[0].ttl (line 5): -1h is too small, the least is 0s"},
+		"sql that asks for more":    {"  - sql: SELECT payload FROM \"t\"\n    action: save_offline_messages\n    sink: s", `rules[0].sql (line 5): character 8: "payload" stands where * is expected; supported is SELECT * FROM`},
+		"pub/sub to the topic": {
+			"  - {on: session.subscribed, topic: a, do: on_message_fetch_for_pubsub, sink: s}\ndelivery: {to: topic}", "delivery",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Parse(withRules(tt.rules), noEnv)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+			if n := len(faultsOf(err)); n > 2 {
+				t.Errorf("one fault is reported %d times:\n%v", n, err)
+			}
+		})
+	}
+}
+
+func TestContradictionsNameBothRules(t *testing.T) {
+	t.Parallel()
+	const first = `  - {topic: "t/#", action: save_offline_messages, sink: s}` + "\n"
+	tests := map[string]struct{ rules, want string }{
+		"the same twice":              {first + `  - {preset: emqx-offline-cassandra, topic: "t/#", sink: s}`, "rules[1] (line 6): says the same as rules[0]: on_message_publish on message.publish \"t/#\""},
+		"the same action twice":       {`  - {on: message.publish, topic: t, do: [on_message_publish, on_message_publish], sink: s}`, "rules[0] (line 5): says the same as itself"},
+		"queue and pub/sub":           {first + `  - {on: session.subscribed, topic: "+/1", do: on_message_fetch_for_pubsub, sink: s}`, "rules[1] (line 6): contradicts rules[0]: on_message_fetch_for_pubsub"},
+		"another ttl":                 {first + `  - {on: message.publish, topic: "t/1", do: on_message_publish, ttl: 1h, sink: s}`, "rules[1] (line 6): contradicts rules[0]: on_message_publish"},
+		"an addressee on one only":    {`  - {on: session.subscribed, topic: "t/+", do: on_message_fetch_for_queue, addressee: "t/{clientid}", sink: s}` + "\n" + `  - {on: message.acked, topic: "t/#", do: on_message_acked_for_queue, sink: s}`, "rules[1] (line 6): contradicts rules[0]: on_message_acked_for_queue on \"t/#\" has addressee \"\""},
+		"other sink":                  {first + `  - {on: message.publish, topic: "t/1", do: on_message_publish, ttl: 1h, sink: z}`, ""},
+		"other topics":                {first + `  - {on: session.subscribed, topic: "u/#", do: on_message_fetch_for_pubsub, sink: s}`, "pub/sub mode is not in this version"},
+		"wider topics, the same mode": {first + `  - {on: message.publish, topic: "#", do: on_message_publish, sink: s}`, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Parse(withRules(tt.rules), noEnv)
+			switch {
+			case tt.want == "" && err != nil:
+				t.Error(err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			case err != nil && strings.Count(err.Error(), "contradicts") > 1:
+				t.Errorf("one contradiction is reported more than once:\n%v", err)
+			}
+		})
+	}
+}
+
+func TestManyRulesAreCompared(t *testing.T) {
+	t.Parallel()
+	many := func(n int, format string) []byte {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, format+"\n", i)
+		}
+		return withRules(b.String())
+	}
+	c, err := Parse(many(maxRules, `  - {topic: "t/%d/#", action: save_offline_messages, sink: s}`), noEnv)
+	if err != nil {
+		t.Error(err)
+	}
+	c.Warnings()
+	_, err = Parse(many(maxRules, `  - {topic: "#", action: save_offline_messages, ttl: %dh, sink: s}`), noEnv)
+	if n := len(faultsOf(err)); n != maxRules-1 {
+		t.Errorf("got %d faults, want one for each rule but the first", n)
+	}
+	if _, err = Parse(many(maxRules+1, `  - {topic: "t/%d", action: save_offline_messages, sink: s}`), noEnv); err == nil {
+		t.Error("more rules than allowed were taken")
+	}
+}
+
+func TestPubsubIsRefusedWithDeliveryToTheTopic(t *testing.T) {
+	t.Parallel()
+	text := "rules: [{on: session.subscribed, topic: a, do: on_message_fetch_for_pubsub, sink: s}]\nsinks: {s: {type: memory}}\n"
+	_, err := Parse([]byte(text), noEnv)
+	if err == nil || !strings.Contains(err.Error(), "delivery.to: topic reaches every subscriber, and rules[0] replays for one") {
+		t.Errorf("got %v", err)
+	}
+	_, err = Parse([]byte(text+"delivery: {to: prefix}\n"), noEnv)
+	if err == nil || strings.Contains(err.Error(), "delivery.to") {
+		t.Errorf("with prefix delivery: got %v", err)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		text string
+		want []string
+	}{
+		"nothing": {string(withRules(`  - {topic: t, action: save_offline_messages, sink: s}` + "\n  - {topic: t, action: save_offline_messages, sink: z}")), nil},
+		"unused, forgetful": {
+			"sinks: {a: {type: memory}}",
+			[]string{"sinks.a: no rule uses it", "sinks.a: memory forgets everything when the process ends"},
+		},
+		"open to all": {"sources: {e: {type: embedded, listen: \":1883\"}}", []string{"sources.e: anybody who reaches :1883 may connect: set users_file"}},
+		"blind": {
+			"sources: {e: {type: mqtt, url: \"mqtt://b\", fetch_topic: \"\"}}\nsinks: {s: {type: sqlite, path: p}}\ndelivery: {evidence: puback}\nrules: [{topic: t, action: save_offline_messages, sink: s}]",
+			[]string{
+				"rules[0]: no source tells session.subscribed: on_message_fetch_for_queue never runs",
+				"rules[0]: no source tells message.acked: on_message_acked_for_queue never runs",
+			},
+		},
+		"history that is removed": {
+			"sinks: {s: {type: sqlite, path: p}}\nrules:\n  - {topic: t, action: save_offline_messages, sink: s}\n  - {on: message.publish, topic: \"#\", do: on_message_store, sink: s}",
+			[]string{`rules[1]: on_message_store keeps a history of "#" and on_message_acked_for_queue removes from it what is acked`},
+		},
+		"stored for nobody": {
+			"sinks: {s: {type: sqlite, path: p}}\nrules: [{on: message.publish, topic: t, do: on_message_publish, sink: s}]",
+			[]string{`rules[0]: messages of "t" are stored in s and no rule fetches them`},
+		},
+		"fetched from nowhere": {
+			"sinks: {s: {type: sqlite, path: p}}\nrules: [{on: session.subscribed, topic: t, do: on_message_fetch_for_queue, sink: s}]",
+			[]string{
+				`rules[0]: messages of "t" are fetched from s and no rule stores them there`,
+				`rules[0]: no rule on message.acked: every subscribe replays messages of "t" again until they expire`,
+			},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, err := Parse([]byte(tt.text), noEnv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, c.Warnings()); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestSQLSelectsEvents(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct{ sql, want string }{
+		"verbatim":                   {seedSQL, "[t/#] [session.subscribed message.acked] t/#"},
+		"case, space and new lines":  {"select  *\n from\t\"t/#\" , \"$events/message_acked\"\nwhere TOPIC=~'t/#'", "[t/#] [message.acked] t/#"},
+		"no condition":               {`SELECT * FROM "a", "$SYS/b"`, "[a $SYS/b] [] #"},
+		"one topic":                  {`SELECT * FROM "t/#" WHERE topic = 't/1'`, "[t/1] [] t/1"},
+		"the narrower one counts":    {`SELECT * FROM "t/+/x", "t/#" WHERE topic =~ 't/+/#'`, "[t/+/x t/+/#] [] t/+/#"},
+		"a quote of the other kind":  {`SELECT * FROM "it's" WHERE topic = 'say "x"'`, "character 22: no topic of \"it's\" satisfies it"},
+		"empty":                      {"", "character 1: the end stands where SELECT is expected"},
+		"columns":                    {"SELECT payload FROM \"t\"", `character 8: "payload" stands where * is expected`},
+		"foreach":                    {`FOREACH x FROM "t"`, `character 1: "FOREACH" stands where SELECT is expected`},
+		"bare topic":                 {"SELECT * FROM t", `character 15: "t" stands where a topic in double quotes is expected`},
+		"topic in single quotes":     {"SELECT * FROM 't'", `character 15: 't' stands where a topic in double quotes is expected`},
+		"keyword in quotes":          {`"SELECT" * FROM "t"`, `character 1: "SELECT" stands where SELECT is expected`},
+		"unclosed":                   {`SELECT * FROM "t`, `character 15: the text that begins here has no closing "`},
+		"bad filter":                 {`SELECT * FROM "a/#/b"`, `character 16: filter "a/#/b": '#' must be the last level`},
+		"shared":                     {`SELECT * FROM "$share/g/t"`, `character 16: filter "$share/g/t": a shared subscription selects nothing here`},
+		"another event":              {`SELECT * FROM "$events/client_connected"`, `character 16: event "$events/client_connected" is not one that save_offline_messages uses`},
+		"named twice":                {`SELECT * FROM "t", "t"`, "character 20: it stands in FROM for the second time"},
+		"another column":             {`SELECT * FROM "t" WHERE qos = 1`, `character 25: "qos" stands where topic is expected`},
+		"another operator":           {`SELECT * FROM "t" WHERE topic > 't'`, `character 31: ">" stands where =~ or = is expected`},
+		"a number":                   {`SELECT * FROM "t" WHERE topic = 1`, `character 33: "1" stands where a text in single quotes is expected`},
+		"more conditions":            {`SELECT * FROM "t" WHERE topic = 't' AND qos = 1`, `character 37: "AND" is not understood here`},
+		"a wildcard under =":         {`SELECT * FROM "t/#" WHERE topic = 't/#'`, `character 36: "t/#" has a wildcard, which = does not know: write =~`},
+		"nothing satisfies":          {`SELECT * FROM "t/#" WHERE topic =~ 'u/#'`, `character 21: no topic of "t/#" satisfies it`},
+		"a partial overlap":          {`SELECT * FROM "t/+/a" WHERE topic =~ 't/b/+'`, `character 23: "t/+/a" and "t/b/+" overlap only in part: write the topics that both select into FROM`},
+		"characters are not bytes":   {`SELECT * FROM "tür/€", x`, `character 24: "x" stands where a topic in double quotes is expected`},
+		"a semicolon":                {`SELECT * FROM "t";`, `character 18: ";" is not understood here`},
+		"NUL":                        {"SELECT * FROM \"t\x00\"", `character 16: filter "t\x00": holds NUL`},
+		"an unfinished condition":    {`SELECT * FROM "t" WHERE`, "character 24: the end stands where topic is expected"},
+		"a comma at the end of FROM": {`SELECT * FROM "t",`, "character 19: the end stands where a topic in double quotes is expected"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := ParseSQL(tt.sql)
+			got := fmt.Sprint(s.Topics, s.Hooks, s.Where)
+			if err != nil {
+				got = strings.TrimSuffix(err.Error(), "; "+sqlSupported)
+			}
+			if got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestCoveringFilterMatchesAllThatTheOtherMatches(t *testing.T) {
+	t.Parallel()
+	levels := []string{"a", "b", "+", "#", "$s"}
+	var filters []event.Filter
+	var topics []event.Topic
+	var grow func(prefix string, depth int)
+	grow = func(prefix string, depth int) {
+		for _, l := range levels {
+			text := prefix + l
+			if f, err := event.ParseFilter(text); err == nil {
+				filters = append(filters, f)
+			}
+			if tp, err := event.ParseTopic(text); err == nil {
+				topics = append(topics, tp)
+			}
+			if depth < 3 {
+				grow(text+"/", depth+1)
+			}
+		}
+	}
+	grow("", 1)
+	for _, f := range filters {
+		for _, g := range filters {
+			if !covers(f, g) {
+				continue
+			}
+			for _, tp := range topics {
+				if g.Match(tp) && !f.Match(tp) {
+					t.Fatalf("%q covers %q, but %q matches only the second", f, g, tp)
+				}
+			}
+		}
+	}
+}
+
+func FuzzParseSQL(f *testing.F) {
+	f.Add(seedSQL)
+	f.Add(`SELECT * FROM "t" WHERE topic = 't'`)
+	f.Add("select*from\"\xff\"")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := ParseSQL(text)
+		if err == nil {
+			if len(s.Topics)+len(s.Hooks) == 0 || s.Where.IsZero() {
+				t.Errorf("%q selects nothing: %+v", text, s)
+			}
+			return
+		}
+		var e *SQLError
+		if !errors.As(err, &e) || e.Pos < 1 || e.Pos > utf8.RuneCountInString(text)+1 || e.Text == "" {
+			t.Errorf("error without a position: %#v", err)
+		}
+	})
+}

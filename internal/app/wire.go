@@ -1,0 +1,247 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/fault"
+	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/pipeline/kafkalog"
+	"github.com/restante/restante/sinks"
+	"github.com/restante/restante/sinks/memory"
+	"github.com/restante/restante/sinks/sqlite"
+)
+
+// Wire holds the parts that the processes share, built from one configuration.
+type Wire struct {
+	Process *Process
+	Kafka   *kafkalog.Client
+	Rules   *pipeline.Rules
+	Topics  pipeline.Topics
+	Metrics *pipeline.Metrics
+	Minter  *event.Minter
+	Stores  map[string]sinks.Store
+	// Alone says that no other process can work on the same data: no earlier owner of a partition can be alive, and the
+	// broker's clock is ours.
+	Alone bool
+
+	counters *prometheus.CounterVec
+}
+
+// NewWire builds the parts for the sinks named. Close must be called.
+func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error) {
+	c := p.Config
+	w := &Wire{
+		Process: p, Stores: make(map[string]sinks.Store),
+		Topics: pipeline.Topics{
+			Messages: c.Kafka.Topic(event.Messages).Name, Sessions: c.Kafka.Topic(event.Sessions).Name, Dead: c.Kafka.Topic(event.Dead).Name,
+		},
+	}
+	var err error
+	if w.Rules, err = pipeline.Compile(c.PipelineRules(), c.OwnPrefixes()...); err != nil {
+		return nil, err
+	}
+	node, err := randomNode()
+	if err != nil {
+		return nil, err
+	}
+	w.Minter = &event.Minter{Node: node, Now: time.Now}
+	groups := []string{c.Kafka.ReplayerGroup()}
+	for _, s := range sinkNames {
+		groups = append(groups, c.Kafka.WriterGroup(s))
+	}
+	w.Metrics = pipeline.NewMetrics(p.Registry, groups, sinkNames)
+	w.counters = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "restante_mqtt_events_total", Help: "What the broker edge recognised, refused or dropped, by kind.",
+	}, []string{"kind"})
+	for _, k := range mqtt.Counters() {
+		w.counters.WithLabelValues(string(k))
+	}
+	p.Registry.MustRegister(w.counters)
+	if w.Kafka, err = OpenKafka(c, p.Registry, p.Log); err != nil {
+		return nil, err
+	}
+	for _, name := range sinkNames {
+		s, err := OpenSink(ctx, c.Sinks[name], p.Component == ProcessReplayer)
+		if err != nil {
+			w.Close()
+			return nil, fmt.Errorf("sinks.%s: %w", name, err)
+		}
+		w.Stores[name] = s
+	}
+	return w, nil
+}
+
+// Close releases the stores and the connections to Kafka. Nothing may use them any more.
+func (w *Wire) Close() {
+	for name, s := range w.Stores {
+		if err := s.Close(); err != nil {
+			w.Process.Log.Warn("store ended badly", "sink", name, "err", err)
+		}
+	}
+	w.Kafka.Close()
+}
+
+// count is the counter of the broker edge.
+func (w *Wire) count(k mqtt.Counter) { w.counters.WithLabelValues(string(k)).Inc() }
+
+func randomNode() (uint64, error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:6]); err != nil {
+		return 0, fmt.Errorf("draw a node number: %w", err)
+	}
+	return binary.LittleEndian.Uint64(b[:]), nil
+}
+
+// OwnPrefixes are the prefixes of the client ids of our own connections.
+func (c Config) OwnPrefixes() []string {
+	out := []string{c.Delivery.MQTT.ClientPrefix}
+	for _, name := range sortedKeys(c.Sources) {
+		if m := c.Sources[name].MQTT; m != nil {
+			out = append(out, m.ClientPrefix)
+		}
+	}
+	return out
+}
+
+// OpenKafka connects to the cluster of the configuration.
+func OpenKafka(c Config, reg prometheus.Registerer, log *slog.Logger) (*kafkalog.Client, error) {
+	k := c.Kafka
+	tls, err := k.TLS.Config(false)
+	if err != nil {
+		return nil, fmt.Errorf("kafka.tls: %w", err)
+	}
+	cfg := kafkalog.Config{
+		Brokers: k.Brokers, ClientID: k.ClientID, TLS: tls,
+		SASL:           kafkalog.SASL{Mechanism: strings.ToUpper(k.SASL.Mechanism), User: k.SASL.User, Password: string(k.SASL.Password)},
+		Partitions:     make(map[string]int),
+		SessionTimeout: k.SessionTimeout, RebalanceTimeout: k.RebalanceTimeout,
+		Log: log, Metrics: kafkalog.NewMetrics(reg),
+	}
+	for _, kind := range []event.Kind{event.Messages, event.Sessions, event.Dead} {
+		t := k.Topic(kind)
+		cfg.Partitions[t.Name] = t.Partitions
+	}
+	return kafkalog.Open(cfg)
+}
+
+// Specs are the topics as restante migrate makes them.
+func (c Config) Specs() []kafkalog.TopicSpec {
+	var specs []kafkalog.TopicSpec
+	for _, kind := range []event.Kind{event.Messages, event.Sessions, event.Dead} {
+		t := c.Kafka.Topic(kind)
+		specs = append(specs, kafkalog.TopicSpec{
+			Name: t.Name, Partitions: t.Partitions, Replication: t.Replication,
+			Config: map[string]string{
+				"retention.ms": strconv.FormatInt(t.Retention.Milliseconds(), 10), "cleanup.policy": "delete",
+				"min.insync.replicas": strconv.Itoa(t.MinInsync), "message.timestamp.type": "CreateTime",
+			},
+		})
+	}
+	return specs
+}
+
+// OpenSink opens one sink.
+func OpenSink(ctx context.Context, s Sink, readOnly bool) (sinks.Store, error) {
+	switch {
+	case s.SQLite != nil:
+		return sqlite.Open(ctx, sqlite.Config{Path: s.SQLite.Path, TombstoneTTL: s.SQLite.TombstoneTTL, ReadOnly: readOnly})
+	case s.Memory != nil:
+		return &memory.Store{}, nil
+	}
+	return nil, fault.Fatal(fmt.Errorf("type %q cannot be opened", s.Type))
+}
+
+// await repeats check until it succeeds, fails for good, or ctx ends. What is not there yet at the start is waited for, and said
+// once a minute.
+func (w *Wire) await(ctx context.Context, condition string, check func(context.Context) error) error {
+	w.Process.Health.Set(condition, false, "not yet")
+	var said time.Time
+	for attempt := 1; ; attempt++ {
+		err := check(ctx)
+		if err == nil {
+			w.Process.Health.Set(condition, true, "")
+			return nil
+		}
+		if fault.IsFatal(err) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		w.Process.Health.Set(condition, false, err.Error())
+		if time.Since(said) >= time.Minute {
+			said = time.Now()
+			w.Process.Log.WarnContext(ctx, "not there yet, will retry", "what", condition, "err", err)
+		}
+		if err := pipeline.Sleep(ctx, pipeline.DefaultBackoff.Delay(attempt)); err != nil {
+			return err
+		}
+	}
+}
+
+// Ready waits until the topics and the stores are there and as they must be.
+func (w *Wire) Ready(ctx context.Context) error {
+	if err := w.await(ctx, "kafka", func(ctx context.Context) error { return w.Kafka.Verify(ctx, w.Process.Config.Specs()) }); err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(w.Stores) {
+		if err := w.await(ctx, "sink "+name, w.Stores[name].Check); err != nil {
+			return fmt.Errorf("sinks.%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Parts runs functions beside each other. When one returns an error, ctx ends for all.
+type Parts struct {
+	ctx    context.Context //nolint:containedctx // it is the parts' own
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	mu     sync.Mutex
+	err    error
+}
+
+// NewParts begins with none.
+func NewParts(ctx context.Context) *Parts {
+	p := &Parts{}
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	return p
+}
+
+// Run starts fn; [Parts.Wait] waits for it.
+func (p *Parts) Run(fn func(ctx context.Context) error) {
+	p.wg.Go(func() {
+		if err := fn(p.ctx); err != nil {
+			p.mu.Lock()
+			p.err = errors.Join(p.err, err)
+			p.mu.Unlock()
+			p.cancel()
+		}
+	})
+}
+
+// Stop ends ctx for all.
+func (p *Parts) Stop() { p.cancel() }
+
+// AfterStop calls fn when ctx has ended, unless it is called off before.
+func (p *Parts) AfterStop(fn func()) (callOff func() bool) { return context.AfterFunc(p.ctx, fn) }
+
+// Wait returns when all have returned, with their errors.
+func (p *Parts) Wait() error {
+	p.wg.Wait()
+	p.cancel()
+	return p.err
+}
