@@ -1,0 +1,164 @@
+package e2etest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/restante/restante/mqtt/mqtttest"
+)
+
+// Load publishes at QoS 1 until it is stopped, through all outages, and keeps the books of what was acknowledged.
+type Load struct {
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu    sync.Mutex
+	acked map[string]bool // by payload
+}
+
+// StartLoad starts publishers, each to a topic of its own: the format with its number.
+func StartLoad(t testing.TB, addr, format string, n int) *Load {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	l := &Load{stop: stop, acked: map[string]bool{}}
+	for i := range n {
+		l.wg.Go(func() { l.publish(ctx, addr, fmt.Sprintf(format, i), i) }) // ends with ctx; Stop waits
+	}
+	t.Cleanup(func() { l.Stop() })
+	return l
+}
+
+// publish publishes one message after another. What gets no PUBACK is not promised, and not sent again.
+func (l *Load) publish(ctx context.Context, addr, topic string, who int) {
+	const pause = 5 * time.Millisecond
+	var c *mqtttest.Client
+	for n := 0; ctx.Err() == nil; n++ {
+		if c == nil {
+			dial, cancel := context.WithTimeout(ctx, 2*time.Second)
+			var err error
+			c, err = mqtttest.Dial(dial, addr, mqtttest.Options{ID: fmt.Sprintf("load-%d", who), Version: mqtttest.V5})
+			cancel()
+			if err != nil {
+				c = nil
+				time.Sleep(50 * time.Millisecond)
+				continue
+			}
+		}
+		payload := fmt.Sprintf("%s #%05d", topic, n)
+		if err := c.Publish(ctx, Message(topic, payload)); err != nil {
+			c.Cut()
+			c = nil
+			continue
+		}
+		l.mu.Lock()
+		l.acked[payload] = true
+		l.mu.Unlock()
+		time.Sleep(pause)
+	}
+	if c != nil {
+		c.Cut()
+	}
+}
+
+// Acked is how many PUBACKs have come.
+func (l *Load) Acked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.acked)
+}
+
+// Stop ends the publishers and returns the payloads that were acknowledged.
+func (l *Load) Stop() map[string]bool {
+	l.stop()
+	l.wg.Wait()
+	return l.acked
+}
+
+// AwaitAll subscribes a client, once, and waits until it has every payload of the set. The replayed messages of a topic must
+// come in order, each for the first time.
+func AwaitAll(t testing.TB, addr, id, filter string, want map[string]bool) {
+	t.Helper()
+	c := Subscribe(t, addr, id, filter)
+	defer c.Disconnect()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	missing := make(map[string]bool, len(want))
+	for p := range want {
+		missing[p] = true
+	}
+	last := map[string]string{}
+	seen := map[string]bool{}
+	for len(missing) > 0 {
+		m, err := c.Receive(ctx)
+		if err != nil {
+			var some []string
+			for p := range missing {
+				some = append(some, p)
+			}
+			slices.Sort(some)
+			t.Fatalf("%d of %d messages that had their PUBACK never came: %v: %q", len(missing), len(want), err, some[:min(len(some), 20)])
+		}
+		p := string(m.Payload)
+		if m.User("offline-msgid") != "" && !seen[p] { // a live message may overtake stored ones
+			if p < last[m.Topic] {
+				t.Errorf("%q came after %q (offline-msgid %q, offline-remaining %q)", p, last[m.Topic], m.User("offline-msgid"), m.User("offline-remaining"))
+			}
+			last[m.Topic] = p
+		}
+		seen[p] = true
+		delete(missing, p)
+	}
+}
+
+// Visitor is a device that comes and goes: it subscribes, takes messages for a while, leaves, and comes again, through all
+// outages.
+type Visitor struct {
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	had  map[string]bool // by payload; Stop gives it away
+}
+
+// StartVisitor starts a visitor.
+func StartVisitor(t testing.TB, addr, id, filter string) *Visitor {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	v := &Visitor{stop: stop, had: map[string]bool{}}
+	v.wg.Go(func() { // ends with ctx; Stop waits
+		for ctx.Err() == nil {
+			v.visit(ctx, addr, id, filter)
+			time.Sleep(300 * time.Millisecond)
+		}
+	})
+	t.Cleanup(func() { v.Stop() })
+	return v
+}
+
+func (v *Visitor) visit(ctx context.Context, addr, id, filter string) {
+	const stay = 1500 * time.Millisecond
+	dial, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := mqtttest.Dial(dial, addr, mqtttest.Options{ID: id, Version: mqtttest.V5})
+	if err != nil {
+		return
+	}
+	if _, err := c.Subscribe(dial, 1, filter); err == nil {
+		for _, m := range c.Quiet(stay) {
+			v.had[string(m.Payload)] = true
+		}
+	}
+	c.Cut()
+	for _, m := range c.Quiet(10 * time.Millisecond) { // what it acked since
+		v.had[string(m.Payload)] = true
+	}
+}
+
+// Stop ends the visits and returns the payloads that it had.
+func (v *Visitor) Stop() map[string]bool {
+	v.stop()
+	v.wg.Wait()
+	return v.had
+}

@@ -1,0 +1,120 @@
+package e2etest
+
+import (
+	"database/sql"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	_ "modernc.org/sqlite" // looked at as any user would
+)
+
+// Get asks an admin server; status 0 = it did not answer.
+func Get(t testing.TB, addr, path string) (status int, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := http.Client{Timeout: 10 * time.Second}
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = res.Body.Close() }() // it is read
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return res.StatusCode, string(b)
+}
+
+// AwaitReady waits until /readyz says yes.
+func AwaitReady(t testing.TB, addr string) {
+	t.Helper()
+	var body string
+	for until := time.Now().Add(40 * time.Second); time.Now().Before(until); time.Sleep(25 * time.Millisecond) {
+		var status int
+		if status, body = Get(t, addr, "/readyz"); status == http.StatusOK {
+			return
+		}
+	}
+	t.Fatalf("%s is not ready: %s", addr, body)
+}
+
+// Metric is the sum of a metric's samples whose labels hold all the texts given, such as `reason="malformed"`.
+func Metric(t testing.TB, addr, name string, labels ...string) float64 {
+	t.Helper()
+	status, body := Get(t, addr, "/metrics")
+	if status != http.StatusOK {
+		t.Fatalf("metrics of %s: status %d: %s", addr, status, body)
+	}
+	sum := 0.0
+sample:
+	for line := range strings.Lines(body) {
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), name)
+		if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' {
+			continue
+		}
+		for _, l := range labels {
+			if !strings.Contains(rest, l) {
+				continue sample
+			}
+		}
+		v, err := strconv.ParseFloat(rest[strings.LastIndexByte(rest, ' ')+1:], 64)
+		if err != nil {
+			t.Fatalf("metric line %q: %v", line, err)
+		}
+		sum += v
+	}
+	return sum
+}
+
+// Table reads a table of a SQLite database that another process writes: its columns and its rows as texts.
+func Table(t testing.TB, file, table string) (columns []string, rows [][]string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?mode=ro&_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }() // nothing was written
+	r, err := db.QueryContext(t.Context(), "select * from "+table+" order by 1, 2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }() // see above
+	if columns, err = r.Columns(); err != nil {
+		t.Fatal(err)
+	}
+	for r.Next() {
+		row := make([]string, len(columns))
+		into := make([]any, len(columns))
+		for i := range row {
+			into[i] = &row[i]
+		}
+		if err := r.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, row)
+	}
+	if err := r.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return columns, rows
+}
+
+// AwaitRows waits until mqtt_msg has n rows.
+func AwaitRows(t testing.TB, file string, n int) {
+	t.Helper()
+	var rows [][]string
+	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+		if _, rows = Table(t, file, "mqtt_msg"); len(rows) == n {
+			return
+		}
+	}
+	t.Fatalf("mqtt_msg has %d rows, want %d: %v", len(rows), n, rows)
+}

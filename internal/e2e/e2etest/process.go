@@ -1,0 +1,197 @@
+package e2etest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// command is the environment variable that makes the test binary one of our commands.
+const command = "RESTANTE_TEST_COMMAND"
+
+// Main is the TestMain of a package whose tests start commands: the test binary itself, started again, so that the race
+// detector is in them too.
+func Main(m *testing.M, commands map[string]func() int) {
+	name := os.Getenv(command)
+	if name == "" {
+		os.Exit(m.Run())
+	}
+	if run := commands[name]; run != nil {
+		os.Exit(run())
+	}
+	panic("no command is called " + name)
+}
+
+// Process is a command that was started.
+type Process struct {
+	t      testing.TB
+	name   string
+	cmd    *exec.Cmd
+	ended  chan struct{}
+	killed bool
+
+	out, log text
+}
+
+// text collects what a process writes.
+type text struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (x *text) Write(p []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.Write(p)
+}
+
+func (x *text) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.String()
+}
+
+// Start starts a command. It is killed, and waited for, at the end of the test at the latest.
+func Start(t testing.TB, name string, args ...string) *Process {
+	t.Helper()
+	p := &Process{t: t, name: name, ended: make(chan struct{})}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), self, args...)
+	p.cmd.Env = append(os.Environ(), command+"="+name)
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
+	p.cmd.WaitDelay = 5 * time.Second // a child of its own may hold the pipes
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", name, err)
+	}
+	go func() { // ends with the process, which the cleanup waits for
+		defer close(p.ended)
+		_ = p.cmd.Wait() // the exit code is asked for
+	}()
+	t.Cleanup(func() {
+		p.Kill()
+		log := p.Log()
+		if t.Failed() {
+			t.Logf("%s %s ended with code %d and wrote:\n%s%s", name, strings.Join(args, " "), p.cmd.ProcessState.ExitCode(), p.Out(), tail(log, 60))
+		}
+		for _, bad := range []string{"DATA RACE", "panic: ", "goroutine 1 ["} {
+			if strings.Contains(log, bad) {
+				t.Errorf("%s wrote %q:\n%s", name, bad, log)
+				break
+			}
+		}
+	})
+	return p
+}
+
+func tail(s string, lines int) string {
+	all := strings.SplitAfter(s, "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "")
+}
+
+// Out and Log are what the process has written to stdout and stderr.
+func (p *Process) Out() string { return p.out.String() }
+
+// Log is what the process has written to stderr.
+func (p *Process) Log() string { return p.log.String() }
+
+// Pid is its process id.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Kill is kill -9. It returns when the process is gone; it may have been before.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // it may have ended by itself
+	<-p.ended
+}
+
+// Signal sends a signal.
+func (p *Process) Signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Errorf("signal %s: %v", p.name, err)
+	}
+}
+
+// Stop is SIGTERM. It fails the test unless the process ends with code 0 in time.
+func (p *Process) Stop(within time.Duration) {
+	p.t.Helper()
+	p.Signal(syscall.SIGTERM)
+	if code := p.Code(within); code != 0 {
+		p.t.Errorf("%s ended with code %d after SIGTERM, want 0", p.name, code)
+	}
+}
+
+// Code waits for the end of the process and returns its exit code.
+func (p *Process) Code(within time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(within):
+		p.Signal(syscall.SIGQUIT) // say where it hangs
+		p.t.Fatalf("%s has not ended within %v", p.name, within)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// Ended reports whether the process has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// AwaitOut waits until stdout holds the text.
+func (p *Process) AwaitOut(text string, within time.Duration) {
+	p.t.Helper()
+	p.await("stdout", text, within, p.Out)
+}
+
+// AwaitLog waits until the log holds the text.
+func (p *Process) AwaitLog(text string, within time.Duration) {
+	p.t.Helper()
+	p.await("stderr", text, within, p.Log)
+}
+
+func (p *Process) await(where, text string, within time.Duration, read func() string) {
+	p.t.Helper()
+	for until := time.Now().Add(within); !strings.Contains(read(), text); time.Sleep(20 * time.Millisecond) {
+		if p.Ended() && !strings.Contains(read(), text) || time.Now().After(until) {
+			p.t.Fatalf("%s has not written %q to %s within %v", p.name, text, where, within)
+		}
+	}
+}
+
+// Await waits until the condition holds.
+func Await(t testing.TB, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for until := time.Now().Add(within); !holds(); time.Sleep(25 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+// FreeAddr is a loopback address that nobody listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }() // only its address was wanted
+	return l.Addr().String()
+}

@@ -1,0 +1,230 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/pipeline"
+)
+
+// The times of a run. Faults and processes that die fill its first part; then everything is well and all clients stay as they
+// are; then all go, and those that stay come back for what is left.
+const (
+	chaos   = 40 * time.Second
+	settled = chaos + 35*time.Second
+	back    = settled + 15*time.Second
+	rest    = back + 35*time.Second
+
+	sessionTime = 3 * time.Second
+	flushTime   = 1500 * time.Millisecond // the longest that a call of the store takes
+	drain       = 2 * time.Second
+)
+
+// plan is the schedule of one run, drawn from its seed before it begins.
+type plan struct {
+	seed                       uint64
+	parts, sessionParts        int
+	ingests, writers, readers  int
+	budget                     int
+	withheld                   float64 // how many deliveries are not acknowledged the first time
+	ackDelay                   time.Duration
+	connectedAt, wholePoison   bool
+	limits                     pipeline.Limits
+	replay                     pipeline.ReplayLimits
+	clients, publishers, stays []event.ClientID
+	actions                    []action
+	planted                    planted
+}
+
+type action struct {
+	at   time.Duration
+	text string
+	do   func(*world)
+}
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+func draw(seed uint64) plan {
+	r := rand.New(rand.NewPCG(seed, 1))
+	p := plan{
+		seed: seed, parts: pick(r, 1, 2, 3), sessionParts: pick(r, 1, 2), ingests: pick(r, 1, 1, 2), writers: pick(r, 1, 2, 2, 3),
+		readers: pick(r, 1, 1, 2), budget: pick(r, 64<<20, 64<<20, 64<<20, 4000), withheld: pick(r, 0, 0.1, 0.3),
+		ackDelay: pick(r, 20*time.Millisecond, 300*time.Millisecond, time.Second), connectedAt: pick(r, true, false), wholePoison: pick(r, true, false),
+	}
+	p.limits = pipeline.Limits{
+		Hold: pick(r, 0, 300*time.Millisecond, time.Second, time.Second), Records: pick(r, 5, 1000), Bytes: 1 << 20, Fetch: pick(r, 3, 100),
+		Drain: drain, Session: sessionTime, MarkAfter: sessionTime + drain + 2*flushTime + time.Second, ClockSkew: time.Millisecond,
+		Memory: 2000, Recall: 30 * time.Second,
+	}
+	p.replay = pipeline.ReplayLimits{
+		Window: pick(r, 1, 4, 16), Active: pick(r, 1, 2, 100), Slice: pick(r, 5, 1000), AckTimeout: 3 * time.Second,
+		Retry:     slices.Repeat([]time.Duration{time.Second, 2 * time.Second}, 10),
+		ClockSkew: pick(r, 0, 2*time.Second), Settle: pick(r, 0, 2*time.Second), Page: pick(r, 2, 100), Patience: time.Second, Drain: drain,
+	}
+	if p.replay.Active < 100 {
+		p.replay.Settle = 0 // replays that began together would ask again for their places at one instant
+	}
+	if p.replay.Window == 1 {
+		p.withheld = 0 // each message would wait for its second delivery, one after the other
+	}
+	p.clients = []event.ClientID{"a", "b", "c"}
+	p.publishers = []event.ClientID{"p", "q"}
+	for _, c := range p.clients {
+		if r.IntN(3) > 0 {
+			p.stays = append(p.stays, c)
+		}
+	}
+	p.traffic(r)
+	p.sessions(r)
+	p.faults(r)
+	p.ending()
+	p.sort()
+	return p
+}
+
+func (p *plan) sort() {
+	slices.SortStableFunc(p.actions, func(a, b action) int { return int(a.at - b.at) })
+}
+
+func (p *plan) add(at time.Duration, do func(*world), format string, args ...any) {
+	p.actions = append(p.actions, action{at, fmt.Sprintf(format, args...), do})
+}
+
+func within(r *rand.Rand, from, to time.Duration) time.Duration {
+	return from + time.Duration(r.Int64N(int64(to-from)))
+}
+
+func (p *plan) traffic(r *rand.Rand) {
+	for i := range 30 + r.IntN(60) {
+		at := within(r, 0, chaos)
+		if r.IntN(3) == 0 {
+			at = at / (5 * time.Second) * (5 * time.Second) // many at once
+			at += time.Duration(r.Int64N(2e6))
+		}
+		if r.IntN(8) == 0 {
+			at += settled - chaos
+		}
+		from := pick(r, p.publishers...)
+		c := pick(r, p.clients...)
+		topic := pick(r, "t/"+string(c)+"/x", "t/"+string(c)+"/x", "t/"+string(c)+"/y/z", "u/s")
+		payload, qos := fmt.Sprintf("#%d", i), event.QoS(1)
+		switch r.IntN(30) {
+		case 0:
+			payload = "poison " + payload
+		case 1:
+			qos = 0
+		}
+		p.add(at, func(w *world) { w.broker.publish(from, topic, []byte(payload), qos) }, "%s publishes %s %s", from, topic, payload)
+	}
+	if r.IntN(4) == 0 {
+		at := within(r, 0, chaos)
+		topic := pick(r, topics.Messages, topics.Sessions)
+		p.add(at, func(w *world) {
+			w.cluster.Put(pipeline.Outgoing{Topic: topic, Wire: event.Wire{Key: []byte("junk"), Value: []byte("no event"), Time: time.Now()}})
+		}, "a foreign record on %s", topic)
+	}
+}
+
+func filters(c event.ClientID) []string {
+	return []string{"t/" + string(c) + "/x", "t/" + string(c) + "/#", "t/" + string(c) + "/+", "u/s", "u/#", "t/#"}
+}
+
+func (p *plan) sessions(r *rand.Rand) {
+	for _, c := range p.clients {
+		at := within(r, 0, 10*time.Second)
+		for at < chaos {
+			p.add(at, func(w *world) { w.broker.connect(c) }, "%s connects", c)
+			for range 1 + r.IntN(3) {
+				at += within(r, 0, pick(r, 10*time.Millisecond, time.Second))
+				f := pick(r, filters(c)...)
+				if r.IntN(6) == 0 {
+					p.add(at, func(w *world) { w.broker.unsubscribe(c, f) }, "%s unsubscribes %s", c, f)
+				} else {
+					p.add(at, func(w *world) { w.broker.subscribe(c, f) }, "%s subscribes %s", c, f)
+				}
+			}
+			at += within(r, 0, 15*time.Second)
+			if at < chaos && r.IntN(4) > 0 {
+				p.add(at, func(w *world) { w.broker.disconnect(c) }, "%s disconnects", c)
+			}
+			at += within(r, 0, 5*time.Second)
+		}
+	}
+}
+
+func (p *plan) faults(r *rand.Rand) {
+	roles := []struct {
+		name string
+		n    int
+	}{{"writer", p.writers}, {"replayer", p.readers}, {"ingest", p.ingests}}
+	for _, role := range roles {
+		for i := range role.n {
+			p.add(0, func(w *world) { w.start(role.name, i) }, "%s %d starts", role.name, i)
+			for range r.IntN(3) {
+				at := within(r, 0, chaos-6*time.Second)
+				down := within(r, 0, 6*time.Second)
+				how := pick(r, "kill", "kill", "stop", "expel")
+				if role.name == "ingest" {
+					how = pick(r, "kill", "stop")
+				}
+				switch how {
+				case "kill":
+					p.add(at, func(w *world) { w.kill(role.name, i) }, "%s %d is killed", role.name, i)
+				case "stop":
+					p.add(at, func(w *world) { w.stop(role.name, i) }, "%s %d is stopped", role.name, i)
+				case "expel":
+					learn := within(r, 0, sessionTime)
+					p.add(at, func(w *world) { w.expel(role.name, i, learn) }, "%s %d is out of its group and learns it after %v", role.name, i, learn)
+					continue
+				}
+				p.add(at+down, func(w *world) { w.start(role.name, i) }, "%s %d starts", role.name, i)
+			}
+			p.add(chaos, func(w *world) { w.start(role.name, i) }, "%s %d starts", role.name, i)
+		}
+	}
+	for range r.IntN(3) {
+		group := pick(r, writers, readers)
+		p.add(within(r, 0, chaos), func(w *world) { w.cluster.Rebalance(group) }, "%s rebalances", group)
+	}
+	for range r.IntN(3) {
+		at, d := within(r, 0, chaos), within(r, 0, 8*time.Second)
+		if r.IntN(2) == 0 {
+			p.add(at, func(w *world) { w.storeDown = w.begin().Add(min(at+d, chaos)) }, "the store is down for %v", d)
+		} else {
+			p.add(at, func(w *world) { w.logDown = w.begin().Add(min(at+d, chaos)) }, "the log is down for %v", d)
+		}
+	}
+	for range r.IntN(4) {
+		at := within(r, 0, chaos-time.Second)
+		end := min(at+within(r, 0, 15*time.Second), chaos)
+		most := pick(r, 0.05, 0.3)
+		some := func() float64 { return pick(r, 0, most*r.Float64()) }
+		n := faults{
+			store: some(), storeUnknown: some(), storePart: some(), log: some(), logUnknown: some(), empty: pick(r, 0, 0, 0.7), publish: some(), slow: some(),
+		}
+		p.add(at, func(w *world) { w.noise = n }, "faults %+v", n)
+		p.add(end, func(w *world) { w.noise = faults{} }, "no faults")
+	}
+	p.add(chaos, func(w *world) { w.noise = faults{} }, "no faults")
+	if r.IntN(3) == 0 {
+		p.add(within(r, 0, settled), func(w *world) { w.retain() }, "retention removes what is committed")
+	}
+}
+
+func (p *plan) ending() {
+	for i, c := range p.clients {
+		p.add(settled+time.Duration(i)*time.Millisecond, func(w *world) { w.broker.disconnect(c) }, "%s disconnects", c)
+		if !slices.Contains(p.stays, c) {
+			continue
+		}
+		at := back + time.Duration(i)*time.Millisecond
+		p.add(at, func(w *world) { w.broker.connect(c) }, "%s connects", c)
+		p.add(at+time.Millisecond, func(w *world) {
+			w.broker.subscribe(c, "t/"+string(c)+"/#")
+			w.broker.subscribe(c, "u/s")
+		}, "%s subscribes for what is left", c)
+	}
+}

@@ -1,0 +1,197 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/restante/restante/internal/sim/fakelog"
+	"github.com/restante/restante/pipeline"
+)
+
+var (
+	oneSeed = flag.Int64("seed", -1, "run this seed only and print its history")
+	verbose = flag.Bool("steps", false, "put every call into the history")
+	rush    = flag.Bool("rush", false, "make owners that do not know that they are none the rule")
+	logs    = flag.Bool("logs", false, "print what the processes log")
+	first   = flag.Int64("first", 0, "the first seed")
+	count   = flag.Int64("count", 0, "how many seeds, 0 = as many as fit the occasion")
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func seeds(few, many int64) (int64, int64) {
+	switch {
+	case *oneSeed >= 0:
+		return *oneSeed, *oneSeed + 1
+	case *count > 0:
+		few = *count
+	case os.Getenv("RESTANTE_SOAK") != "":
+		few = many
+	}
+	return *first, *first + few
+}
+
+type result struct {
+	lines []string
+	hash  string
+	bad   []string
+	steps int
+	w     *world
+}
+
+func (w *world) begin() time.Time { return w.hist.begin }
+
+// retain removes what both groups have committed and a little more could want.
+func (w *world) retain() {
+	for part := range w.plan.parts {
+		tp := pipeline.TP{Topic: topics.Messages, Part: part}
+		w.cluster.Retain(tp, w.cluster.Committed(writers, tp))
+	}
+}
+
+// simulate runs a plan in a bubble of its own.
+func simulate(t *testing.T, p plan) result {
+	t.Helper()
+	var res result
+	synctest.Test(t, func(*testing.T) {
+		var out io.Writer = io.Discard
+		level := slog.LevelError + 1
+		if *logs {
+			out, level = os.Stdout, slog.LevelDebug
+		}
+		w := newWorld(p, slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})))
+		if *verbose {
+			w.step.trace = func(c *call, v fakelog.Verdict) { w.hist.note("    %s %s %v", c.in.name, c.key, v) }
+		}
+		res = w.play()
+	})
+	return res
+}
+
+func (w *world) play() result {
+	for _, a := range w.plan.actions {
+		w.step.at(w.begin().Add(a.at), func() {
+			w.hist.note("-- %s", a.text)
+			a.do(w)
+		})
+	}
+	end := w.begin().Add(rest)
+	const most = 200_000
+	w.step.run(func() bool { return !time.Now().Before(end) || w.step.steps > most })
+	if w.step.steps > most {
+		w.hist.broken("liveness: more than %d calls until %v", most, time.Since(w.begin()))
+	}
+	for _, in := range w.all {
+		if in.dead || in.ended {
+			continue
+		}
+		for _, role := range []string{"writer", "replayer", "ingest"} {
+			for i := range 4 {
+				if w.procs[fmt.Sprint(role, i)] == in {
+					w.stop(role, i)
+				}
+			}
+		}
+	}
+	alive := func() bool {
+		for _, in := range w.all {
+			select {
+			case <-in.done:
+			default:
+				if !in.dead {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	late := time.Now().Add(30 * time.Second)
+	w.step.run(func() bool { return !alive() || !time.Now().Before(late) || w.step.steps > 2*most })
+	res := result{lines: w.hist.lines, steps: w.step.steps, w: w}
+	for _, in := range w.all {
+		for _, c := range []float64{in.metric(in.m.TailOverBudget)} {
+			w.hist.rounds += int(c)
+		}
+	}
+	if alive() {
+		w.hist.broken("liveness: a process that was told to stop is still there after 30 s")
+	}
+	for _, in := range w.all {
+		if !in.dead && in.err != nil && time.Now().Sub(w.begin()) > rest && w.procs[in.slot()] == in {
+			w.hist.broken("%s ended with %v", in.name, in.err)
+		}
+	}
+	res.bad = w.verdict()
+	res.lines, res.hash = w.hist.lines, w.hist.hash()
+	close(w.step.over)
+	for _, in := range w.all {
+		in.cancel()
+		in.abort()
+	}
+	for _, in := range w.all {
+		<-in.done
+	}
+	time.Sleep(time.Minute) // the timers that are left
+	return res
+}
+
+// slot is the place that an incarnation fills.
+func (in *incarnation) slot() string { name, _, _ := strings.Cut(in.name, "."); return name }
+
+func report(t *testing.T, r result, seed int64) {
+	t.Helper()
+	lines := r.lines
+	const most = 60
+	if *oneSeed < 0 && len(lines) > most {
+		lines = lines[len(lines)-most:]
+	}
+	t.Errorf("seed %d: %d promises broken:\n  %s\nthe whole history: go test ./internal/sim -run '%s' -seed %d\n%s",
+		seed, len(r.bad), strings.Join(r.bad, "\n  "), t.Name(), seed, strings.Join(lines, "\n"))
+}
+
+func TestPipelineKeepsItsPromises(t *testing.T) {
+	t.Parallel()
+	from, to := seeds(300, 10_000)
+	failed, steps := 0, 0
+	for seed := from; seed < to && failed < 5; seed++ {
+		p := draw(uint64(seed))
+		if *rush {
+			p.rush()
+		}
+		r := simulate(t, p)
+		steps += r.steps
+		if len(r.bad) > 0 {
+			failed++
+			report(t, r, seed)
+		} else if *oneSeed >= 0 {
+			t.Logf("seed %d:\n%s", seed, strings.Join(r.lines, "\n"))
+		}
+	}
+	t.Logf("%d seeds, %d steps", to-from, steps)
+}
+
+func TestASeedAlwaysGivesTheSameHistory(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(60) {
+		want := simulate(t, draw(seed))
+		for range 4 {
+			if got := simulate(t, draw(seed)); got.hash != want.hash {
+				i := 0
+				for i < len(got.lines) && i < len(want.lines) && got.lines[i] == want.lines[i] {
+					i++
+				}
+				t.Fatalf("%+v seed %d: the histories part at line %d:\n%s\n----\n%s", want.w.plan.replay, seed, i,
+					strings.Join(got.lines[max(i-8, 0):min(i+3, len(got.lines))], "\n"), strings.Join(want.lines[max(i-8, 0):min(i+3, len(want.lines))], "\n"))
+			}
+		}
+	}
+}

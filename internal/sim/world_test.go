@@ -1,0 +1,511 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/internal/sim/fakelog"
+	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/sinks"
+	"github.com/restante/restante/sinks/memory"
+)
+
+const (
+	sink     = "s"
+	writers  = "w" // consumer groups
+	readers  = "r"
+	opApply  = "apply"
+	opRead   = "read"
+	opSource = "source"
+	// opConfirm is ingest's acknowledgement to the broker, opPublish a replay's way there.
+	opConfirm = "confirm"
+	opPublish = "publish"
+)
+
+var topics = pipeline.Topics{Messages: "m.messages", Sessions: "m.sessions", Dead: "m.dead"}
+
+func mustTopic(s string) event.Topic {
+	t, err := event.ParseTopic(s)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+func mustFilter(s string) event.Filter {
+	f, err := event.ParseFilter(s)
+	if err != nil {
+		panic(err)
+	}
+	return f
+}
+
+func deadPlace(r pipeline.Record) (pipeline.TP, int64) {
+	var tp pipeline.TP
+	var offset int64
+	for _, h := range r.Headers {
+		switch h.Key {
+		case pipeline.HeaderDeadTopic:
+			tp.Topic = string(h.Value)
+		case pipeline.HeaderDeadPartition:
+			tp.Part, _ = strconv.Atoi(string(h.Value))
+		case pipeline.HeaderDeadOffset:
+			offset, _ = strconv.ParseInt(string(h.Value), 10, 64)
+		}
+	}
+	return tp, offset
+}
+
+// rules are seed 1's action for topics with an addressee and for topics without, and the client rows.
+func rules() *pipeline.Rules {
+	yes := true
+	var all []pipeline.Rule
+	for _, r := range []pipeline.Rule{
+		{Action: pipeline.SaveOfflineMessages, Topic: mustFilter("t/#"), Sink: sink, Addressee: "t/{clientid}/#"},
+		{Action: pipeline.SaveOfflineMessages, Topic: mustFilter("u/#"), Sink: sink, Wildcards: &yes},
+		{Action: pipeline.OnClientConnected, Hook: pipeline.ClientConnected, Sink: sink},
+		{Action: pipeline.OnClientDisconnected, Hook: pipeline.ClientDisconnected, Sink: sink},
+		{Action: pipeline.OnSubscribeStore, Hook: pipeline.SessionSubscribed, Topic: mustFilter("#"), Sink: sink},
+		{Action: pipeline.OnUnsubscribeDelete, Hook: pipeline.SessionUnsubscribed, Topic: mustFilter("#"), Sink: sink},
+	} {
+		all = append(all, r.Expand()...)
+	}
+	out, err := pipeline.Compile(all, "own-")
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
+// world is everything of one run.
+type world struct {
+	plan    plan
+	rules   *pipeline.Rules
+	step    *stepper
+	hist    *history
+	cluster *fakelog.Cluster
+	mem     *memory.Store
+	broker  *broker
+	log     *slog.Logger
+	planted planted
+	journal []entry // of the store; guarded by hist.mu
+
+	procs map[string]*incarnation // alive, by role and number
+	all   []*incarnation
+	noise faults
+	// until these times the store, the log answer nothing but errors
+	storeDown, logDown time.Time
+	wake               []func() // from outside the driver, for the agenda
+	wakeMu             sync.Mutex
+}
+
+// faults are chances, per call.
+type faults struct {
+	store, storeUnknown, storePart, log, logUnknown, empty, publish, slow float64
+}
+
+// incarnation is one process from its start to its end.
+type incarnation struct {
+	w      *world
+	name   string
+	role   string
+	client *fakelog.Client
+	dead   bool
+	ended  bool
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   context.Context
+	abort  context.CancelFunc
+	wg     sync.WaitGroup
+	done   chan struct{}
+	err    error
+	reg    *prometheus.Registry
+	m      *pipeline.Metrics
+	rng    *rand.Rand // of the producer's landings
+}
+
+func newWorld(p plan, log *slog.Logger) *world {
+	w := &world{plan: p, rules: rules(), hist: newHistory(), mem: &memory.Store{}, log: log, procs: make(map[string]*incarnation), planted: p.planted}
+	w.hist.counts = w.counts
+	w.step = newStepper(rand.New(rand.NewPCG(p.seed, 2)))
+	w.step.judge, w.step.delay, w.step.gather = w.judge, w.delay, w.takeLater
+	w.cluster = fakelog.New(fakelog.Config{
+		Partitions: map[string]int{topics.Messages: p.parts, topics.Sessions: p.sessionParts, topics.Dead: 1},
+		Heartbeat:  700 * time.Millisecond, Session: sessionTime, Rebalance: 4 * time.Second, Rotate: true,
+		OnAppend: w.hist.appended, OnCommit: w.committed,
+	})
+	w.broker = newBroker(w)
+	return w
+}
+
+// chance is a number in [0, 1) that depends on the seed and the name only.
+func (w *world) chance(name string) float64 {
+	h := fnv.New64a()
+	_, _ = fmt.Fprint(h, w.plan.seed, name)
+	return rand.New(rand.NewPCG(h.Sum64(), 3)).Float64()
+}
+
+// later puts fn on the agenda from any goroutine.
+func (w *world) later(d time.Duration, fn func()) {
+	at := time.Now().Add(d)
+	w.wakeMu.Lock()
+	w.wake = append(w.wake, func() { w.step.at(at, fn) })
+	w.wakeMu.Unlock()
+	select {
+	case w.step.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *world) takeLater() {
+	w.wakeMu.Lock()
+	fns := w.wake
+	w.wake = nil
+	w.wakeMu.Unlock()
+	for _, fn := range fns {
+		fn()
+	}
+}
+
+// delay is how long a call takes at the least.
+func (w *world) delay(c *call) time.Duration {
+	r := w.step.rng
+	now := time.Now()
+	if wait := w.logDown.Sub(now); wait > 0 && (c.op == fakelog.OpAppend || c.op == fakelog.OpJoin) {
+		return wait + time.Duration(r.Int64N(1e9))
+	}
+	switch x := r.Float64(); {
+	case x < w.noise.slow:
+		return time.Duration(r.Int64N(int64(flushTime)))
+	case x < 0.5:
+		return time.Duration(r.Int64N(1e5))
+	default:
+		return time.Duration(r.Int64N(5e6))
+	}
+}
+
+// judge decides what becomes of a call.
+func (w *world) judge(c *call) fakelog.Verdict {
+	now, x, y := time.Now(), w.step.rng.Float64(), w.step.rng.Float64()
+	err := fakelog.Verdict{Err: errInjected}
+	unknown := fakelog.Verdict{Err: errUnknown, Done: true}
+	n := w.noise
+	switch c.op {
+	case opApply:
+		switch {
+		case now.Before(w.storeDown):
+			if y < 0.3 {
+				return unknown
+			}
+			return err
+		case x < n.store:
+			return err
+		case x < n.store+n.storeUnknown:
+			return unknown
+		case x < n.store+n.storeUnknown+n.storePart:
+			return fakelog.Verdict{Empty: true}
+		}
+	case opRead:
+		if now.Before(w.storeDown) || x < n.store {
+			return err
+		}
+	case opPublish:
+		switch {
+		case x < n.publish/2:
+			return err
+		case x < n.publish:
+			return unknown
+		}
+	case fakelog.OpSpans, fakelog.OpCommitted, fakelog.OpOffsetAt, fakelog.OpOpen, fakelog.OpFetch, fakelog.OpFetched:
+		if now.Before(w.logDown) && y < 0.5 || x < n.empty {
+			if c.op == fakelog.OpFetch || c.op == fakelog.OpFetched {
+				return fakelog.Verdict{Empty: true}
+			}
+		}
+		if now.Before(w.logDown) || x < n.log {
+			return err
+		}
+	case fakelog.OpCommit:
+		switch {
+		case now.Before(w.logDown), x < n.log:
+			return err
+		case x < n.log+n.logUnknown:
+			return unknown
+		}
+	}
+	return fakelog.Verdict{}
+}
+
+func (w *world) incarnate(role string, i int) *incarnation {
+	in := &incarnation{
+		w: w, role: role, name: fmt.Sprintf("%s%d.%d", role, i, len(w.all)), client: w.cluster.Client(),
+		done: make(chan struct{}), rng: rand.New(rand.NewPCG(w.plan.seed, uint64(100+len(w.all)))), reg: prometheus.NewRegistry(),
+	}
+	in.client.Hook = func(ctx context.Context, c fakelog.Call) fakelog.Verdict {
+		return w.step.park(ctx, &call{in: in, op: c.Op, key: c.String()})
+	}
+	in.client.Landing = func(pipeline.TP, int) (time.Duration, int) {
+		d, copies := time.Duration(1+in.rng.Int64N(3e6)), 1
+		if in.rng.Float64() < w.noise.slow {
+			d += time.Duration(in.rng.Int64N(1e9))
+		}
+		if in.rng.Float64() < w.noise.logUnknown {
+			copies = 2
+		}
+		return max(d, w.logDown.Sub(time.Now())+d), copies
+	}
+	in.ctx, in.cancel = context.WithCancel(context.Background())
+	in.work, in.abort = context.WithCancel(context.Background())
+	in.m = pipeline.NewMetrics(in.reg, []string{writers, readers}, []string{sink})
+	w.procs[fmt.Sprint(role, i)] = in
+	w.all = append(w.all, in)
+	w.hist.note("%s starts", in.name)
+	return in
+}
+
+func (in *incarnation) run(fn func() error) {
+	in.wg.Go(func() { // ends with its process; the end of the run waits for it
+		in.err = fn()
+		close(in.done)
+	})
+}
+
+var backoff = pipeline.Backoff{First: 50 * time.Millisecond, Most: 2 * time.Second, Rand: func() float64 { return 0.37 }}
+
+func (in *incarnation) deadLetters(group, component string) *pipeline.DeadLetters {
+	return &pipeline.DeadLetters{
+		Producer: in.client.Producer(), Topic: topics.Dead, Group: group, Component: component, Backoff: backoff, Metrics: in.m, Log: in.w.log,
+	}
+}
+
+func (in *incarnation) storing(whole bool) *pipeline.Storing {
+	s := in.w.planted.store(&store{in: in, mem: in.w.mem, whole: whole})
+	return &pipeline.Storing{Sink: sink, Store: s, Backoff: backoff, Metrics: in.m, Log: in.w.log, Now: time.Now}
+}
+
+func (w *world) startWriter(i int) {
+	in := w.incarnate("writer", i)
+	dead, storing := in.deadLetters(writers, "writer"), in.storing(w.plan.wholePoison)
+	reader := in.client.Log()
+	planner := w.rules.ForSink(sink)
+	in.run(func() error {
+		return pipeline.Consume(in.ctx, in.work, in.client.Group(writers, topics.Messages, topics.Sessions), w.log,
+			func(ctx, work context.Context, g pipeline.Generation, tp pipeline.TP, from int64) error {
+				kind := event.Messages
+				if tp.Topic == topics.Sessions {
+					kind = event.Sessions
+				}
+				wk := &pipeline.Worker{
+					TP: tp, Kind: kind, From: from, Group: writers, Generation: g, Reader: reader, Plan: planner, Storing: storing, Dead: dead,
+					Limits: w.plan.limits, Metrics: in.m, Log: w.log.With("proc", in.name), Now: time.Now,
+				}
+				w.planted.worker(wk)
+				return wk.Run(ctx, work)
+			})
+	})
+}
+
+func (w *world) startReplayer(i int) {
+	in := w.incarnate("replayer", i)
+	planner := w.rules.Plan
+	reader := in.client.Log()
+	rows := w.planted.reader(&store{in: in, mem: w.mem})
+	tail := &pipeline.Tail{
+		Reader: reader, Topic: topics.Messages, Parts: w.plan.parts, Group: writers,
+		Partition: func(key string) int { return fakelog.Partition(key, w.plan.parts) }, Plan: w.rules.ForSink(sink),
+		Budget: w.plan.budget, LookBack: 2 * time.Second, Pause: 10 * time.Millisecond, Metrics: in.m, Log: w.log,
+	}
+	w.planted.tail(tail)
+	tail = pipeline.NewTail(tail)
+	r := &pipeline.Replayer{
+		Reader: reader, Topics: topics, Group: readers, Plan: planner, Sinks: map[string]pipeline.ReplaySink{sink: {Store: rows, Tail: tail}},
+		Publisher: &publisher{in}, Producer: in.client.Producer(), Evidence: pipeline.EvidenceBroker, Dead: in.deadLetters(readers, "replayer"),
+		Minter: &event.Minter{Node: uint64(50 + len(w.all)), Now: time.Now}, Source: "restante/replayer", Limits: w.plan.replay, Backoff: backoff,
+		Metrics: in.m, Log: w.log.With("proc", in.name), Now: time.Now,
+	}
+	in.run(func() error {
+		tctx, stop := context.WithCancel(in.work)
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = tail.Run(tctx) }) // ends with stop
+		err := pipeline.Consume(in.ctx, in.work, in.client.Group(readers, topics.Sessions), w.log, r.Own)
+		stop()
+		wg.Wait()
+		return err
+	})
+}
+
+func (w *world) startIngest(i int) {
+	in := w.incarnate("ingest", i)
+	prod := in.client.Producer()
+	g := pipeline.NewIngest(pipeline.Ingest{
+		Producer: prod, Topics: topics, Rules: w.rules, Minter: &event.Minter{Node: uint64(50 + len(w.all)), Now: time.Now},
+		MaxPayload: 1000, Metrics: in.m, Log: w.log, Now: time.Now,
+	})
+	src := &source{in: in, box: w.broker.boxes[i]}
+	in.run(func() error {
+		ictx, stop := context.WithCancel(context.WithoutCancel(in.ctx))
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = g.Run(ictx, in.work) }) // ends with stop
+		src.Run(in.ctx, in.work, g.Accept)
+		stop()
+		wg.Wait()
+		return prod.Close(in.work)
+	})
+}
+
+func (w *world) start(role string, i int) {
+	switch old := w.procs[fmt.Sprint(role, i)]; {
+	case old == nil || old.dead:
+	case !old.ended:
+		return
+	default:
+		select {
+		case <-old.done:
+		default:
+			w.kill(role, i) // it has had its time to finish
+		}
+	}
+	switch role {
+	case "writer":
+		w.startWriter(i)
+	case "replayer":
+		w.startReplayer(i)
+	case "ingest":
+		w.startIngest(i)
+	}
+}
+
+// kill is kill -9: from now on none of the incarnation's calls returns.
+func (w *world) kill(role string, i int) {
+	in := w.procs[fmt.Sprint(role, i)]
+	if in == nil || in.dead {
+		return
+	}
+	w.hist.note("%s is killed", in.name)
+	w.step.bury(in, time.Second)
+	in.client.Kill(w.step.rng.IntN(2))
+}
+
+// expel lets the coordinator take a process out of its groups, which works on until it learns that.
+func (w *world) expel(role string, i int, learn time.Duration) {
+	if in := w.procs[fmt.Sprint(role, i)]; in != nil && !in.dead {
+		w.hist.note("%s is out of its group", in.name)
+		in.client.Expel(learn)
+	}
+}
+
+// stop is a SIGTERM: the process finishes what it holds within its drain time.
+func (w *world) stop(role string, i int) {
+	in := w.procs[fmt.Sprint(role, i)]
+	if in == nil || in.dead || in.ended {
+		return
+	}
+	w.hist.note("%s is stopped", in.name)
+	in.ended = true
+	in.cancel()
+	w.step.after(10*time.Second, in.abort)
+}
+
+// committed judges a commit at the moment when it is made.
+func (w *world) committed(group string, tp pipeline.TP, at int64) {
+	h := w.hist
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := group + " " + tp.String()
+	prev := h.last[key]
+	if at < prev {
+		h.broken("commit goes back: %s %s from %d to %d", group, tp, prev, at)
+		return
+	}
+	h.last[key] = at
+	if at > prev {
+		h.say("%s commits %s before %d", group, tp, at)
+	}
+	if group != writers {
+		return
+	}
+	if at > int64(len(h.log[tp])) {
+		h.broken("commit beyond the end: %s %d of %d", tp, at, len(h.log[tp]))
+		return
+	}
+	for _, r := range h.log[tp][prev:at] {
+		if why := w.undone(r); why != "" {
+			h.broken("commit before it is durable: %s@%d: %s", tp, r.Offset, why)
+		}
+	}
+}
+
+// undone says what of a record's effects is missing. h.mu is held.
+func (w *world) undone(r pipeline.Record) string {
+	if d, ok := w.hist.dead[r.TP][r.Offset]; ok {
+		if string(d.Key) != string(r.Key) || string(d.Value) != string(r.Value) {
+			return "its dead letter is not whole"
+		}
+		return ""
+	}
+	kind := event.Messages
+	if r.Topic == topics.Sessions {
+		kind = event.Sessions
+	}
+	e, err := event.Decode(kind, r.Wire)
+	if err != nil {
+		return "it is malformed and not in the dead letters"
+	}
+	ctx := context.Background()
+	switch e := e.(type) {
+	case event.Published:
+		if m := w.hist.msgs[e.ID]; e.QoS == 0 || m != nil && !m.acked.IsZero() {
+			return ""
+		}
+		if !w.stored(e.Topic, e.ID) {
+			return w.hist.label(e.ID) + " is not stored, not acked, not in the dead letters"
+		}
+	case event.Acked:
+		if r.Topic == topics.Messages && w.counts(e) && w.stored(e.Topic, e.Message) {
+			return w.hist.label(e.Message) + " is acked and still stored"
+		}
+	case event.Subscribed:
+		subs, _ := w.mem.Subs(ctx, e.Client)
+		for _, s := range subs {
+			if s.Filter == e.Filter {
+				return ""
+			}
+		}
+		for _, later := range w.hist.log[r.TP] {
+			if u, err := event.Decode(event.Sessions, later.Wire); err == nil {
+				if u, ok := u.(event.Unsubscribed); ok && u.Client == e.Client && u.Filter == e.Filter && u.ID.Micros() >= e.ID.Micros() {
+					return ""
+				}
+			}
+		}
+		return "the subscription is not stored"
+	case event.Connected:
+		if _, ok, _ := w.mem.Client(ctx, e.Client); !ok {
+			return "the client is not stored"
+		}
+	case event.Unsubscribed, event.Disconnected, event.ReplayContinued, event.Replayed, event.Dropped:
+	}
+	return ""
+}
+
+func (w *world) counts(e event.Acked) bool { return len(w.rules.ForSink(sink)(e).Ops) > 0 }
+
+func (w *world) stored(t event.Topic, id event.ID) bool {
+	got, err := w.mem.Messages(context.Background(), sinks.Query{Topic: t, After: id.Before(), Until: id, Limit: 1})
+	if err != nil {
+		panic(err)
+	}
+	return len(got) > 0
+}
+
+func (in *incarnation) metric(c prometheus.Collector) float64 { return testutil.ToFloat64(c) }
