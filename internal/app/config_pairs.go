@@ -117,6 +117,10 @@ func (c Config) Warnings() []string {
 		at := fmt.Sprintf("rules[%d]", p.index)
 		if key := [2]string{at, string(p.Hook)}; len(c.Sources) > 0 && !c.sees(p.Hook) && !blind[key] {
 			blind[key] = true
+			if p.Hook == pipeline.MessageAcked && c.Delivery.Evidence == "puback" {
+				warn("%s: no source tells %s: what is delivered live stays stored until a replay delivers it again", at, p.Hook)
+				continue
+			}
 			warn("%s: no source tells %s: %s never runs", at, p.Hook, p.Action)
 		}
 		has := func(actions ...pipeline.Action) bool {

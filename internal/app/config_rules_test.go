@@ -208,7 +208,7 @@ func TestWarnings(t *testing.T) {
 			"sources: {e: {type: mqtt, url: \"mqtt://b\", fetch_topic: \"\"}}\nsinks: {s: {type: sqlite, path: p}}\ndelivery: {evidence: puback}\nrules: [{topic: t, action: save_offline_messages, sink: s}]",
 			[]string{
 				"rules[0]: no source tells session.subscribed: on_message_fetch_for_queue never runs",
-				"rules[0]: no source tells message.acked: on_message_acked_for_queue never runs",
+				"rules[0]: no source tells message.acked: what is delivered live stays stored until a replay delivers it again",
 			},
 		},
 		"history that is removed": {
