@@ -16,6 +16,10 @@ type held struct {
 	ops  []sinks.Op
 	size int
 	dead error // why the record goes to the dead letters, nil = it does not
+
+	key  msgKey // of the message that its PutMessage is of
+	put  bool   // there is one, and it stands
+	prev int64  // sequence number of the record with the copy before; none when that is not held
 }
 
 // hold keeps the fetched and uncommitted records of one partition, in order, and elides what annihilates. It belongs to one
@@ -25,8 +29,8 @@ type hold struct {
 	first int64 // sequence number of recs[0]
 	bytes int
 	usual int // how many records the last flush took, a guess for the next
-	// puts lists, by message, the sequence numbers of the held records whose PutMessage of it stands.
-	puts map[msgKey][]int64
+	// puts finds, by message, the last of the held records whose PutMessage of it stands; prev leads to the copies before.
+	puts map[msgKey]int64
 	mem  memory
 	mark mark
 	skew time.Duration
@@ -67,7 +71,13 @@ func (h *hold) add(r Record, at time.Time, p Plan, dead error) {
 				h.duplicates++ // its ack came before: the message is gone, or its deletion is held
 				continue
 			}
-			h.puts[k] = append(h.puts[k], seq)
+			if !rec.put {
+				rec.key, rec.put, rec.prev = k, true, none
+				if s, ok := h.puts[k]; ok {
+					rec.prev = s
+				}
+				h.puts[k] = seq
+			}
 		case sinks.DeleteMessage:
 			k := keyOf(o.Topic, o.ID)
 			if p.Elidable && h.elide(k, o.ID, r.Offset) {
@@ -93,21 +103,25 @@ func (h *hold) add0(rec held, ops []sinks.Op) {
 	h.recs = append(h.recs, rec)
 }
 
+// none is a sequence number that no record has.
+const none = -1
+
 // elide annihilates the held publishes of a message with its ack at the given offset, with the acked row, if that is safe:
 // every copy of the publish and the ack lie at or above the mark, the id was minted after the mark's time, and this owner has
 // not written the id. A plan with a DeleteMessage holds nothing else but its PutAcked.
 func (h *hold) elide(k msgKey, id event.ID, ack int64) bool {
-	seqs := h.puts[k]
-	if len(seqs) == 0 || !h.mark.set || ack < h.mark.offset || !id.Time().After(h.mark.at.Add(h.skew)) || h.mem.get(k) == memWritten {
+	last, ok := h.puts[k]
+	if !ok || !h.mark.set || ack < h.mark.offset || !id.Time().After(h.mark.at.Add(h.skew)) || h.mem.get(k) == memWritten {
 		return false
 	}
-	for _, s := range seqs {
+	for s := last; s >= h.first; s = h.recs[s-h.first].prev {
 		if h.recs[s-h.first].rec.Offset < h.mark.offset {
 			return false
 		}
 	}
-	for _, s := range seqs {
+	for s := last; s >= h.first; s = h.recs[s-h.first].prev {
 		r := &h.recs[s-h.first]
+		r.put = false
 		kept := r.ops[:0]
 		for _, o := range r.ops {
 			if m, ok := o.(sinks.PutMessage); !ok || keyOf(m.Topic, m.ID) != k {
@@ -141,15 +155,8 @@ func (h *hold) drop(n int) {
 	for i := range n {
 		r := &h.recs[i]
 		h.bytes -= r.size
-		for _, o := range r.ops {
-			if m, ok := o.(sinks.PutMessage); ok {
-				k := keyOf(m.Topic, m.ID)
-				if s := h.puts[k]; len(s) > 1 {
-					h.puts[k] = s[1:]
-				} else {
-					delete(h.puts, k)
-				}
-			}
+		if r.put && h.puts[r.key] == h.first+int64(i) {
+			delete(h.puts, r.key)
 		}
 	}
 	clear(h.recs[:n])
@@ -164,12 +171,8 @@ func (h *hold) drop(n int) {
 // be in the store, whatever the flush says.
 func (h *hold) wrote(n int) {
 	for i := range n {
-		for _, o := range h.recs[i].ops {
-			if m, ok := o.(sinks.PutMessage); ok {
-				if k := keyOf(m.Topic, m.ID); h.mem.get(k) != memAcked {
-					h.mem.put(k, memWritten)
-				}
-			}
+		if r := &h.recs[i]; r.put && h.mem.get(r.key) != memAcked {
+			h.mem.put(r.key, memWritten)
 		}
 	}
 }

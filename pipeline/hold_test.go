@@ -48,7 +48,7 @@ func newHolding(more ...Rule) *holding {
 		panic(err)
 	}
 	h := &holding{plan: compiled.ForSink("s"), offset: 100, start: time.UnixMilli(1_700_000_000_000)}
-	h.puts = make(map[msgKey][]int64)
+	h.puts = make(map[msgKey]int64)
 	h.mem = memory{limit: 1000, age: 5 * time.Minute}
 	h.skew = 2 * time.Second
 	h.mark = mark{set: true, offset: 100, at: h.start}

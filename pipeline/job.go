@@ -102,6 +102,11 @@ func (j *job) run(ctx context.Context) {
 	if err == nil {
 		err = j.passes(ctx)
 	}
+	for (errors.Is(err, errNotAcking) || errors.Is(err, errNoSubscriber)) && !j.last() {
+		j.release() // a later subscribe came meanwhile: somebody is there
+		j.retries = 0
+		err = j.passes(ctx)
+	}
 	if errors.Is(err, errSliceOver) {
 		err = j.handOn(ctx)
 	}
@@ -115,15 +120,7 @@ func (j *job) end(ctx context.Context, err error) {
 	j.mu.Lock()
 	j.over = true
 	j.mu.Unlock()
-	j.collect()
-	unacked := 0
-	for _, id := range j.order {
-		if j.c.giveUp(id, j.sent[id]) {
-			unacked++
-		}
-	}
-	r.Metrics.ReplayUnacked.Sub(float64(len(j.order)))
-	r.Metrics.ReplayMessages.WithLabelValues(messageUnacked).Add(float64(unacked))
+	unacked := j.release()
 	outcome := replayComplete
 	switch {
 	case errors.Is(err, errHandedOn):
@@ -143,6 +140,23 @@ func (j *job) end(ctx context.Context, err error) {
 	r.Metrics.ReplayDuration.Observe(time.Since(j.began).Seconds())
 	r.Log.DebugContext(ctx, "replay ended", "clientid", string(j.c.id), "filter", j.replay.Filter.String(), "sink", j.replay.Sink,
 		"outcome", outcome, "sent", j.count, "unacked", unacked, "err", err)
+}
+
+// release stops waiting for what is not acked, so that it can be sent again, and returns how many messages that are.
+func (j *job) release() int {
+	r := j.o.r
+	j.collect()
+	unacked := 0
+	for _, id := range j.order {
+		if j.c.giveUp(id, j.sent[id]) {
+			unacked++
+			delete(j.sent, id)
+		}
+	}
+	r.Metrics.ReplayUnacked.Sub(float64(len(j.order)))
+	r.Metrics.ReplayMessages.WithLabelValues(messageUnacked).Add(float64(unacked))
+	j.order = nil
+	return unacked
 }
 
 // passes goes over what is pending until nothing new is found in a complete view, and everything sent is acked.

@@ -116,14 +116,7 @@ func (j *job) park(ctx context.Context) error {
 		}
 		return nil
 	}
-	for _, id := range j.order {
-		if j.c.giveUp(id, j.sent[id]) {
-			r.Metrics.ReplayMessages.WithLabelValues(messageUnacked).Inc()
-			delete(j.sent, id)
-		}
-		r.Metrics.ReplayUnacked.Dec()
-	}
-	j.order = nil
+	j.release()
 	return nil
 }
 

@@ -82,7 +82,7 @@ type Worker struct {
 func (w *Worker) Run(ctx, work context.Context) error {
 	hard, cancel := drainContext(ctx, work, w.Limits.Drain)
 	defer cancel()
-	w.hold.puts = make(map[msgKey][]int64)
+	w.hold.puts = make(map[msgKey]int64)
 	w.hold.skew = w.Limits.ClockSkew
 	w.hold.mem = memory{limit: max(w.Limits.Memory/2, 1), age: 5 * time.Minute}
 	now := time.Now()
@@ -233,7 +233,9 @@ func (w *Worker) take(ctx context.Context, recs []Record) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	w.recall(ctx, recs[0])
+	if err := w.recall(ctx, recs[0]); err != nil {
+		return nil //nolint:nilerr // ctx is over: what was fetched is read again by the next owner
+	}
 	defer w.count()
 	now := time.Now()
 	w.hold.mem.tick(now)
@@ -271,27 +273,53 @@ func (w *Worker) measure(records, bytes int) {
 	w.hold.shown.records, w.hold.shown.bytes = records, bytes
 }
 
-// recall fills the memory of written and acked messages from the last minutes of the log below the commit. What cannot be read
-// is not known: then nothing elides that was minted before now.
-func (w *Worker) recall(ctx context.Context, first Record) {
+// recall fills the memory of written and acked messages from the last minutes of the log below the commit. Without it a publish
+// that is repeated after its elision would be stored again, so it is tried until it succeeds or ctx ends. What retention has
+// removed is too old to be repeated. A log that answers and does not give what it should hold (offsets without records) must not
+// stop the partition for ever: then nothing elides that was minted before now.
+func (w *Worker) recall(ctx context.Context, first Record) error {
 	if w.recalled || w.Kind != event.Messages || w.Limits.Recall <= 0 {
-		return
+		return nil
 	}
-	w.recalled = true
+	const patience = 5 // attempts
+	silent := 0
+	for attempt := 1; ; attempt++ {
+		err := w.readBelow(ctx, first)
+		if errors.Is(err, errNoAnswer) {
+			silent++
+		}
+		switch {
+		case err == nil, errors.Is(err, ErrGap):
+			w.recalled = true
+			return nil
+		case silent >= patience:
+			w.recalled = true
+			w.hold.mark.at = w.Now()
+			w.Log.WarnContext(ctx, "log below the commit not read, repeated publishes of that time are stored again", "topic", w.TP.Topic,
+				"partition", w.TP.Part, "err", err)
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case attempt == 1:
+			w.Log.WarnContext(ctx, "log below the commit not read, will retry", "topic", w.TP.Topic, "partition", w.TP.Part, "err", err)
+		}
+		if err := Sleep(ctx, w.Storing.Backoff.Delay(attempt)); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *Worker) readBelow(ctx context.Context, first Record) error {
 	from, err := w.Reader.OffsetAt(ctx, w.TP, first.Time.Add(-w.Limits.Recall))
-	if err == nil && from < first.Offset {
-		from = max(from, first.Offset-int64(w.Limits.Memory/2))
-		err = readRange(ctx, w.Reader, w.TP, from, first.Offset, func(r Record) {
-			if e, err := event.Decode(w.Kind, r.Wire); err == nil {
-				w.hold.recall(w.Plan(e))
-			}
-		})
+	if err != nil {
+		return err
 	}
-	if err != nil && ctx.Err() == nil {
-		w.Log.WarnContext(ctx, "log below the commit not read, repeated publishes of that time are stored again", "topic", w.TP.Topic,
-			"partition", w.TP.Part, "err", err)
-		w.hold.mark.at = w.Now()
-	}
+	from = max(from, first.Offset-int64(w.Limits.Memory/2))
+	return readRange(ctx, w.Reader, w.TP, from, first.Offset, func(r Record) {
+		if e, err := event.Decode(w.Kind, r.Wire); err == nil {
+			w.hold.recall(w.Plan(e))
+		}
+	})
 }
 
 // stop finishes what is held and lets the partition stand still, uncommitted from there on, until somebody acts.

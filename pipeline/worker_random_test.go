@@ -185,18 +185,6 @@ func weathered(t *testing.T, seed uint64) { //nolint:thelper // it is the test
 	if dead["?"] < malformed || dead["bad"] < bad {
 		t.Errorf("dead letters %v, want at least %d malformed and %d rejected", dead, malformed, bad)
 	}
-	for p := range parts {
-		for _, rec := range s.cluster.Records(s.messages(p)) {
-			e, err := event.Decode(event.Messages, rec.Wire)
-			if err != nil { continue }
-			switch e := e.(type) {
-			case event.Published: t.Log(p, rec.Offset, "pub", e.Topic, string(e.Payload), e.ID.Micros()%10000000000)
-			case event.Acked: t.Log(p, rec.Offset, "ack", e.Topic, e.Message.Micros()%10000000000, e.ID.Micros()%10000000000)
-			}
-		}
-	}
-	t.Log(s.commits)
-	for _, b := range s.store.asked() { for _, o := range b { t.Log(describeOp(o)) }; t.Log("--") }
 	for i := range 4 {
 		topic := fmt.Sprintf("t/%d", i)
 		if diff := cmp.Diff(want[topic], s.store.payloads(t, topic)); diff != "" {
@@ -206,14 +194,6 @@ func weathered(t *testing.T, seed uint64) { //nolint:thelper // it is the test
 	for p := range parts {
 		if at, end := s.writerAt(p), s.cluster.Span(s.messages(p)).End; at != end && end > 0 {
 			t.Errorf("partition %d is committed to %d of %d", p, at, end)
-		}
-	}
-}
-
-func TestOneSeed(t *testing.T) {
-	for seed := range 1000 {
-		if t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { weathered(t, uint64(seed)) }) }); t.Failed() {
-			return
 		}
 	}
 }

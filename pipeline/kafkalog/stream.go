@@ -189,7 +189,8 @@ func (s *stream) read(conn *kafka.Conn, wait time.Duration) error {
 			buf = make([]pipeline.Record, 0, max(s.last+s.last/8, 16))
 		}
 		size += len(m.Key) + len(m.Value)
-		buf = append(buf, s.record(&m, &size))
+		buf = append(buf, pipeline.Record{})
+		s.fillIn(&buf[len(buf)-1], &m, &size)
 		s.next = m.Offset + 1
 	}
 	s.next = max(s.next, batch.Offset()) // beyond what compaction took
@@ -206,8 +207,8 @@ func (s *stream) read(conn *kafka.Conn, wait time.Duration) error {
 	return err
 }
 
-func (s *stream) record(m *kafka.Message, size *int) pipeline.Record {
-	r := pipeline.Record{TP: s.tp, Offset: m.Offset, Wire: event.Wire{Key: m.Key, Value: m.Value, Time: m.Time}}
+func (s *stream) fillIn(r *pipeline.Record, m *kafka.Message, size *int) {
+	*r = pipeline.Record{TP: s.tp, Offset: m.Offset, Wire: event.Wire{Key: m.Key, Value: m.Value, Time: m.Time}}
 	if r.Value == nil {
 		r.Value = empty
 	}
@@ -222,7 +223,6 @@ func (s *stream) record(m *kafka.Message, size *int) pipeline.Record {
 			*size += len(h.Key) + len(h.Value)
 		}
 	}
-	return r
 }
 
 // Close hands the connection back for the next stream of the partition.
