@@ -524,3 +524,21 @@ func TestAFencedOwnerEndsEvenWhenAReplayCannot(t *testing.T) {
 		}
 	})
 }
+
+func TestASubscribeThatComesWhileAClientIsBeingGivenUpIsServed(t *testing.T) {
+	t.Parallel()
+	story(t, nil, nil, func(t *testing.T, s *stack, b *broker) {
+		s.keep("t/1", "a")
+		b.behave(never)
+		s.subscribe("c", "t/1")
+		time.Sleep(14*time.Minute + 10*time.Second) // sent for the last time: 30 s for each ack, and 30 s, 2 min, 10 min between
+		s.subscribe("c", "t/1")
+		b.behave(nil)
+		time.Sleep(3 * time.Minute)
+		got := b.payloads("c")
+		if len(got) != 5 {
+			t.Errorf("sent %d times, want four times to the silent client and once more for its later subscribe", len(got))
+		}
+		s.settled(t)
+	})
+}
