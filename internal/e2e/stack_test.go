@@ -2,13 +2,11 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -213,17 +211,4 @@ func published(ms []kafka.Message) map[string][]string {
 		}
 	}
 	return out
-}
-
-// logged reports whether a log has a line with the message.
-func logged(log, msg string) bool {
-	for line := range strings.Lines(log) {
-		var l struct {
-			Msg string `json:"msg"`
-		}
-		if json.Unmarshal([]byte(line), &l) == nil && l.Msg == msg {
-			return true
-		}
-	}
-	return false
 }

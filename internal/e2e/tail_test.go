@@ -101,11 +101,13 @@ func TestAReplayIsNotStoredAgain(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(t *testing.T) *setup{
 		"three processes, delivery by topic": func(t *testing.T) *setup {
+			t.Helper()
 			s := newSetup(t)
 			s.startAll("ingest", "writer", "replayer")
 			return s
 		},
 		"up, direct delivery": func(t *testing.T) *setup {
+			t.Helper()
 			s := newSetupWithoutKafka(t)
 			s.admin["ingest"], s.database = e2etest.FreeAddr(t), filepath.Join(s.dir, "restante.db")
 			e2etest.Start(t, "up", s.dir, s.broker, s.kafka, s.admin["ingest"])

@@ -18,13 +18,13 @@ import (
 const patience = 30 * time.Second
 
 // Dial connects an MQTT 5 client that acknowledges at once. A broker that does not listen yet is waited for.
-func Dial(t testing.TB, addr, id string) *mqtttest.Client {
+func Dial(t *testing.T, addr, id string) *mqtttest.Client {
 	t.Helper()
 	return DialWith(t, addr, mqtttest.Options{ID: id, Version: mqtttest.V5})
 }
 
 // DialWith is Dial with options.
-func DialWith(t testing.TB, addr string, o mqtttest.Options) *mqtttest.Client {
+func DialWith(t *testing.T, addr string, o mqtttest.Options) *mqtttest.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -50,7 +50,7 @@ func Message(topic, payload string) mqtttest.Message {
 var publishers atomic.Int64
 
 // Publish publishes payloads at QoS 1, one after another; each has its PUBACK when it returns.
-func Publish(t testing.TB, addr, topic string, payloads ...string) {
+func Publish(t *testing.T, addr, topic string, payloads ...string) {
 	t.Helper()
 	c := Dial(t, addr, "publisher-"+strconv.FormatInt(publishers.Add(1), 10))
 	defer c.Disconnect()
@@ -60,7 +60,7 @@ func Publish(t testing.TB, addr, topic string, payloads ...string) {
 }
 
 // Send publishes one message at QoS 1 and waits for its PUBACK.
-func Send(t testing.TB, c *mqtttest.Client, topic, payload string) {
+func Send(t *testing.T, c *mqtttest.Client, topic, payload string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -70,7 +70,7 @@ func Send(t testing.TB, c *mqtttest.Client, topic, payload string) {
 }
 
 // Subscribe connects a client and subscribes it at QoS 1.
-func Subscribe(t testing.TB, addr, id string, filters ...string) *mqtttest.Client {
+func Subscribe(t *testing.T, addr, id string, filters ...string) *mqtttest.Client {
 	t.Helper()
 	c := Dial(t, addr, id)
 	More(t, c, filters...)
@@ -78,7 +78,7 @@ func Subscribe(t testing.TB, addr, id string, filters ...string) *mqtttest.Clien
 }
 
 // More subscribes a client at QoS 1.
-func More(t testing.TB, c *mqtttest.Client, filters ...string) {
+func More(t *testing.T, c *mqtttest.Client, filters ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -89,7 +89,7 @@ func More(t testing.TB, c *mqtttest.Client, filters ...string) {
 }
 
 // Receive takes the next n messages.
-func Receive(t testing.TB, c *mqtttest.Client, n int) []mqtttest.Message {
+func Receive(t *testing.T, c *mqtttest.Client, n int) []mqtttest.Message {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -101,7 +101,7 @@ func Receive(t testing.TB, c *mqtttest.Client, n int) []mqtttest.Message {
 }
 
 // Quiet fails when a message comes within a while.
-func Quiet(t testing.TB, c *mqtttest.Client, d time.Duration) {
+func Quiet(t *testing.T, c *mqtttest.Client, d time.Duration) {
 	t.Helper()
 	if got := c.Quiet(d); len(got) > 0 {
 		t.Errorf("%q came, want nothing", Payloads(got))

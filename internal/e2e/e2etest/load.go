@@ -21,7 +21,7 @@ type Load struct {
 }
 
 // StartLoad starts publishers, each to a topic of its own: the format with its number.
-func StartLoad(t testing.TB, addr, format string, n int) *Load {
+func StartLoad(t *testing.T, addr, format string, n int) *Load {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	l := &Load{stop: stop, acked: map[string]bool{}}
@@ -79,11 +79,10 @@ func (l *Load) Stop() map[string]bool {
 }
 
 // AwaitAll subscribes a client, once, and waits until it has every payload of the set. The replayed messages of a topic must
-// come in order, each for the first time.
-func AwaitAll(t testing.TB, addr, id, filter string, want map[string]bool) {
+// come in order, each for the first time. The client stays, and takes what nobody was promised too.
+func AwaitAll(t *testing.T, addr, id, filter string, want map[string]bool) {
 	t.Helper()
 	c := Subscribe(t, addr, id, filter)
-	defer c.Disconnect()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	missing := make(map[string]bool, len(want))
@@ -123,7 +122,7 @@ type Visitor struct {
 }
 
 // StartVisitor starts a visitor.
-func StartVisitor(t testing.TB, addr, id, filter string) *Visitor {
+func StartVisitor(t *testing.T, addr, id, filter string) *Visitor {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	v := &Visitor{stop: stop, had: map[string]bool{}}
@@ -146,12 +145,12 @@ func (v *Visitor) visit(ctx context.Context, addr, id, filter string) {
 		return
 	}
 	if _, err := c.Subscribe(dial, 1, filter); err == nil {
-		for _, m := range c.Quiet(stay) {
+		for _, m := range c.Quiet(stay) { //nolint:contextcheck // it ends by itself, soon
 			v.had[string(m.Payload)] = true
 		}
 	}
 	c.Cut()
-	for _, m := range c.Quiet(10 * time.Millisecond) { // what it acked since
+	for _, m := range c.Quiet(10 * time.Millisecond) { //nolint:contextcheck // see above: what it acked since
 		v.had[string(m.Payload)] = true
 	}
 }

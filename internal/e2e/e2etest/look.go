@@ -14,7 +14,7 @@ import (
 )
 
 // Get asks an admin server; status 0 = it did not answer.
-func Get(t testing.TB, addr, path string) (status int, body string) {
+func Get(t *testing.T, addr, path string) (status int, body string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
@@ -34,7 +34,7 @@ func Get(t testing.TB, addr, path string) (status int, body string) {
 }
 
 // AwaitReady waits until /readyz says yes.
-func AwaitReady(t testing.TB, addr string) {
+func AwaitReady(t *testing.T, addr string) {
 	t.Helper()
 	var body string
 	for until := time.Now().Add(40 * time.Second); time.Now().Before(until); time.Sleep(25 * time.Millisecond) {
@@ -47,7 +47,7 @@ func AwaitReady(t testing.TB, addr string) {
 }
 
 // Metric is the sum of a metric's samples whose labels hold all the texts given, such as `reason="malformed"`.
-func Metric(t testing.TB, addr, name string, labels ...string) float64 {
+func Metric(t *testing.T, addr, name string, labels ...string) float64 {
 	t.Helper()
 	status, body := Get(t, addr, "/metrics")
 	if status != http.StatusOK {
@@ -75,14 +75,14 @@ sample:
 }
 
 // Table reads a table of a SQLite database that another process writes: its columns and its rows as texts.
-func Table(t testing.TB, file, table string) (columns []string, rows [][]string) {
+func Table(t *testing.T, file, table string) (columns []string, rows [][]string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?mode=ro&_pragma=busy_timeout(10000)")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = db.Close() }() // nothing was written
-	r, err := db.QueryContext(t.Context(), "select * from "+table+" order by 1, 2")
+	defer func() { _ = db.Close() }()                                               // nothing was written
+	r, err := db.QueryContext(t.Context(), "select * from "+table+" order by 1, 2") //nolint:gosec // a test names the table
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func Table(t testing.TB, file, table string) (columns []string, rows [][]string)
 }
 
 // AwaitRows waits until mqtt_msg has n rows.
-func AwaitRows(t testing.TB, file string, n int) {
+func AwaitRows(t *testing.T, file string, n int) {
 	t.Helper()
 	var rows [][]string
 	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {

@@ -32,11 +32,10 @@ func Main(m *testing.M, commands map[string]func() int) {
 
 // Process is a command that was started.
 type Process struct {
-	t      testing.TB
-	name   string
-	cmd    *exec.Cmd
-	ended  chan struct{}
-	killed bool
+	t     *testing.T
+	name  string
+	cmd   *exec.Cmd
+	ended chan struct{}
 
 	out, log text
 }
@@ -60,14 +59,14 @@ func (x *text) String() string {
 }
 
 // Start starts a command. It is killed, and waited for, at the end of the test at the latest.
-func Start(t testing.TB, name string, args ...string) *Process {
+func Start(t *testing.T, name string, args ...string) *Process {
 	t.Helper()
 	p := &Process{t: t, name: name, ended: make(chan struct{})}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), self, args...)
+	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), self, args...) //nolint:gosec // itself
 	p.cmd.Env = append(os.Environ(), command+"="+name)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
 	p.cmd.WaitDelay = 5 * time.Second // a child of its own may hold the pipes
@@ -176,7 +175,7 @@ func (p *Process) await(where, text string, within time.Duration, read func() st
 }
 
 // Await waits until the condition holds.
-func Await(t testing.TB, within time.Duration, what string, holds func() bool) {
+func Await(t *testing.T, within time.Duration, what string, holds func() bool) {
 	t.Helper()
 	for until := time.Now().Add(within); !holds(); time.Sleep(25 * time.Millisecond) {
 		if time.Now().After(until) {
@@ -186,7 +185,7 @@ func Await(t testing.TB, within time.Duration, what string, holds func() bool) {
 }
 
 // FreeAddr is a loopback address that nobody listens on.
-func FreeAddr(t testing.TB) string {
+func FreeAddr(t *testing.T) string {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
