@@ -30,8 +30,7 @@ type conn struct {
 	mu    sync.Mutex
 	queue []*item
 	wake  chan struct{}
-	gen   int  // of the connection: counts its ends
-	stale bool // what was received before the connection that is up will come again
+	gen   int // of the connection: counts its ends
 }
 
 // item is a packet from its arrival to its ack.
@@ -54,9 +53,9 @@ func (c *conn) run(ctx, work context.Context, accept pipeline.Accept) error {
 	dialing, hangUp := context.WithCancel(work)
 	defer hangUp()
 	l, err := c.cfg.Server.dial(dialing, c.cfg.Log, c.client(), func(_ *link, ack *paho.Connack) {
-		c.mu.Lock()
-		c.stale = ack.SessionPresent
-		c.mu.Unlock()
+		if ack.SessionPresent {
+			c.forget()
+		}
 		select {
 		case ups <- struct{}{}:
 		default:
@@ -91,6 +90,12 @@ func (c *conn) client() autopaho.ClientConfig {
 			p.Properties = &paho.ConnectProperties{SessionExpiryInterval: &expiry, ReceiveMaximum: &most}
 			return p, nil
 		},
+		OnConnectionDown: func() bool { // all that came on the connection is in the queue by now
+			c.mu.Lock()
+			c.gen++
+			c.mu.Unlock()
+			return true
+		},
 		ClientConfig: paho.ClientConfig{
 			ClientID:                   fmt.Sprintf("%singest-%d-%d", c.cfg.Prefix, c.cfg.Ordinal, c.k),
 			EnableManualAcknowledgment: true,
@@ -117,6 +122,19 @@ func (c *conn) receive(r paho.PublishReceived) (bool, error) {
 	return true, nil
 }
 
+// forget drops from the queue what came on connections that are gone: the session that is there again repeats it.
+func (c *conn) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue = slices.DeleteFunc(c.queue, func(it *item) bool {
+		again := it.gen < c.gen && it.packet.QoS > 0
+		if again {
+			c.order.leave(it.place)
+		}
+		return again
+	})
+}
+
 // next is the oldest packet of the queue; nil with the end of ctx.
 func (c *conn) next(ctx context.Context) *item {
 	for ctx.Err() == nil {
@@ -125,12 +143,7 @@ func (c *conn) next(ctx context.Context) *item {
 			it := c.queue[0]
 			c.queue[0] = nil
 			c.queue = c.queue[1:]
-			again := it.client != nil && it.gen < c.gen && c.stale && it.packet.QoS > 0
 			c.mu.Unlock()
-			if again { // its connection is gone, and the session that is there again will repeat it
-				c.order.leave(it.place)
-				continue
-			}
 			return it
 		}
 		c.mu.Unlock()
@@ -145,9 +158,13 @@ func (c *conn) next(ctx context.Context) *item {
 // hand decodes and hands over what is in the queue.
 func (c *conn) hand(ctx, work context.Context, accept pipeline.Accept, taken chan<- *item) {
 	for it := c.next(ctx); it != nil; it = c.next(ctx) {
-		events, err := c.cfg.Decoder.Decode(packetOf(it))
-		if err != nil {
+		p := packetOf(it)
+		events, err := c.cfg.Decoder.Decode(p)
+		switch {
+		case err != nil:
 			c.refused(it, err)
+		case Claims(p.Properties.User):
+			c.cfg.Count(CountForged)
 		}
 		it.events = events
 		if slices.ContainsFunc(events, isSession) {

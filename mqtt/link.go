@@ -107,10 +107,7 @@ func (s Server) dial(ctx context.Context, log *slog.Logger, cfg autopaho.ClientC
 	}
 	onDown := cfg.OnConnectionDown
 	cfg.OnConnectionDown = func() bool {
-		l.mu.Lock()
-		close(l.cut)
-		l.up = make(chan struct{})
-		l.mu.Unlock()
+		l.down()
 		return onDown == nil || onDown()
 	}
 	cfg.OnConnectError = l.complain
@@ -167,25 +164,31 @@ func (l *link) complain(err error) {
 func (l *link) wait(ctx context.Context) (*paho.Connack, <-chan struct{}, error) {
 	for {
 		l.mu.Lock()
-		up, cut, ack := l.up, l.cut, l.ack
+		up, cut, ack, is := l.up, l.cut, l.ack, l.isUp()
 		l.mu.Unlock()
+		if is {
+			return ack, cut, nil
+		}
 		select {
-		case <-up:
-			select {
-			case <-cut:
-				continue
-			default:
-				return ack, cut, nil
-			}
+		case <-up: // cut and ack are still those of the connection before
 		case <-ctx.Done():
 			return nil, nil, fmt.Errorf("wait for the connection to the broker: %w", context.Cause(ctx))
 		}
 	}
 }
 
-func (l *link) isUp() bool {
+// down notes that the connection has ended.
+func (l *link) down() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.isUp() {
+		close(l.cut)
+		l.up = make(chan struct{})
+	}
+}
+
+// isUp needs mu.
+func (l *link) isUp() bool {
 	select {
 	case <-l.up:
 		return true
@@ -196,6 +199,7 @@ func (l *link) isUp() bool {
 
 // close disconnects and waits for the connection's goroutines, or for ctx.
 func (l *link) close(ctx context.Context) error {
+	defer l.down() // nobody else tells those who wait for an answer
 	if err := l.cm.Disconnect(ctx); err != nil {
 		return fmt.Errorf("disconnect from broker: %w", err)
 	}

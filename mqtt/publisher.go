@@ -145,6 +145,9 @@ func (p *Publisher) Publish(ctx context.Context, to event.ClientID, m pipeline.O
 	if err != nil {
 		return pipeline.Outcome{}, fmt.Errorf("publish %s: %w", m.ID, err)
 	}
+	if err := p.expire(out, m); err != nil { // the wait may have been long
+		return pipeline.Outcome{}, err
+	}
 	if err := fit(out, connack); err != nil {
 		return pipeline.Outcome{}, fault.Poison(fmt.Errorf("publish %s: %w", m.ID, err))
 	}
@@ -218,16 +221,23 @@ func (p *Publisher) packet(to event.ClientID, m pipeline.Outgo) (*paho.Publish, 
 	if f := m.Properties.PayloadFormat; f > 0 {
 		props.PayloadFormat = &f
 	}
-	if !m.Expires.IsZero() {
-		left := m.Expires.Sub(p.cfg.Now())
-		if left <= 0 {
-			return nil, pipeline.ErrExpired
-		}
-		seconds := uint32(min((left+time.Second-1)/time.Second, 1<<32-1)) //nolint:gosec // bounded
-		props.MessageExpiry = &seconds
-	}
 	for _, u := range p.cfg.Secret.Properties(to, topic, m) {
 		props.User = append(props.User, paho.UserProperty{Key: u.Key, Value: u.Value})
 	}
-	return &paho.Publish{Topic: topic, QoS: byte(m.QoS), Payload: m.Payload, Properties: props}, nil
+	out := &paho.Publish{Topic: topic, QoS: byte(m.QoS), Payload: m.Payload, Properties: props}
+	return out, p.expire(out, m)
+}
+
+// expire sets how long the message lives from now on.
+func (p *Publisher) expire(out *paho.Publish, m pipeline.Outgo) error {
+	if m.Expires.IsZero() {
+		return nil
+	}
+	left := m.Expires.Sub(p.cfg.Now())
+	if left <= 0 {
+		return pipeline.ErrExpired
+	}
+	seconds := uint32(min((left+time.Second-1)/time.Second, 1<<32-1)) //nolint:gosec // bounded
+	out.Properties.MessageExpiry = &seconds
+	return nil
 }

@@ -143,17 +143,20 @@ func (s *Source) Ready() bool {
 func (s *Source) Run(ctx context.Context, accept pipeline.Accept) error {
 	work, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
-	var drain *time.Timer
-	stop := context.AfterFunc(ctx, func() { drain = time.AfterFunc(s.cfg.Drain, giveUp) })
+	stop := context.AfterFunc(ctx, func() { // ends with work
+		select {
+		case <-time.After(s.cfg.Drain):
+			giveUp()
+		case <-work.Done():
+		}
+	})
+	defer stop()
 	errs := make([]error, len(s.conns))
 	var wg sync.WaitGroup
 	for i, c := range s.conns {
 		wg.Go(func() { errs[i] = c.run(ctx, work, accept) })
 	}
 	wg.Wait()
-	if !stop() && drain != nil {
-		drain.Stop()
-	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("mqtt source: %w", err)
 	}

@@ -249,7 +249,7 @@ func (j *job) retry(ctx context.Context, what string, do func() error) error {
 			return context.Cause(ctx)
 		}
 		if attempt == 1 {
-			j.o.r.Log.WarnContext(ctx, what+" failed, will retry", "sink", j.replay.Sink, "err", err)
+			j.o.r.Log.WarnContext(ctx, "replay waits, will retry", "what", what, "sink", j.replay.Sink, "err", err)
 		}
 		if err := Sleep(ctx, j.o.r.Backoff.Delay(attempt)); err != nil {
 			return err

@@ -46,8 +46,6 @@ func compile(t testing.TB, rules ...pipeline.Rule) *pipeline.Rules {
 	return r
 }
 
-func yes(b bool) *bool { return &b }
-
 // queueRules are the three rules of save_offline_messages.
 func queueRules(t testing.TB, filter string, change func(*pipeline.Rule)) []pipeline.Rule {
 	t.Helper()
@@ -70,7 +68,7 @@ func ruleSets(t testing.TB) map[string][]pipeline.Rule {
 	return map[string][]pipeline.Rule{
 		"queue":               queueRules(t, "t/#", nil),
 		"queue ttl 1h":        queueRules(t, "t/#", func(r *pipeline.Rule) { r.TTL = time.Hour }),
-		"queue wildcards":     queueRules(t, "t/#", func(r *pipeline.Rule) { r.Wildcards = yes(true) }),
+		"queue wildcards":     queueRules(t, "t/#", func(r *pipeline.Rule) { r.Wildcards = new(true) }),
 		"queue newest 5 2h":   queueRules(t, "t/#", func(r *pipeline.Rule) { r.MaxReturned, r.TimeRange = 5, 2*time.Hour }),
 		"queue addressee":     queueRules(t, "t/#", func(r *pipeline.Rule) { r.Addressee = "t/{clientid}/#" }),
 		"queue addressee +":   queueRules(t, "t/#", func(r *pipeline.Rule) { r.Addressee = "t/+/{clientid}" }),
@@ -327,12 +325,12 @@ func TestAReplaySelectsWhatIsPendingAndAddressed(t *testing.T) {
 		yes, no        []string
 	}{
 		"the rule's topics only": {
-			queueRules(t, "t/#", func(r *pipeline.Rule) { r.Wildcards = yes(true) }), "c", "#",
+			queueRules(t, "t/#", func(r *pipeline.Rule) { r.Wildcards = new(true) }), "c", "#",
 			[]string{"t", "t/1", "t/1/2"},
 			[]string{"u/1", "$SYS/x"},
 		},
 		"+ takes one level": {
-			queueRules(t, "t/#", func(r *pipeline.Rule) { r.Wildcards = yes(true) }), "c", "t/+",
+			queueRules(t, "t/#", func(r *pipeline.Rule) { r.Wildcards = new(true) }), "c", "t/+",
 			[]string{"t/1", "t/"},
 			[]string{"t", "t/1/2"},
 		},
@@ -345,7 +343,7 @@ func TestAReplaySelectsWhatIsPendingAndAddressed(t *testing.T) {
 			[]pipeline.Rule{
 				{Hook: pipeline.MessagePublish, Topic: filterOf(t, "t/#"), Action: pipeline.OnMessagePublish, Sink: "s"},
 				{Hook: pipeline.MessagePublish, Topic: filterOf(t, "#"), Action: pipeline.OnMessageStore, Sink: "s"},
-				{Hook: pipeline.SessionSubscribed, Topic: filterOf(t, "#"), Action: pipeline.OnMessageFetchForQueue, Sink: "s", Wildcards: yes(true)},
+				{Hook: pipeline.SessionSubscribed, Topic: filterOf(t, "#"), Action: pipeline.OnMessageFetchForQueue, Sink: "s", Wildcards: new(true)},
 			},
 			"c", "#",
 			[]string{"t/1"},

@@ -304,7 +304,7 @@ func TestTheQoSIsTheLowerOfTheTwo(t *testing.T) {
 	t.Parallel()
 	story(t, nil, nil, func(t *testing.T, s *stack, b *broker) {
 		for i := range 3 {
-			s.put(event.Published{Head: s.head(), Topic: topicOf(t, "t/1"), QoS: event.QoS(i), Payload: fmt.Append(nil, i)}) //nolint:gosec // 0 to 2
+			s.put(event.Published{Head: s.head(), Topic: topicOf(t, "t/1"), QoS: event.QoS(i), Payload: fmt.Append(nil, i)})
 		}
 		for _, q := range []event.QoS{2, 1, 0} {
 			b.behave(never)

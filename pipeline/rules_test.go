@@ -18,7 +18,7 @@ func faults(t *testing.T, rules []pipeline.Rule) []string {
 	if err == nil {
 		return nil
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the join itself is looked at
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		t.Fatalf("%T is no join", err)
 	}

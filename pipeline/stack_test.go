@@ -43,7 +43,7 @@ type stack struct {
 func newStack(t *testing.T, parts int, rules ...pipeline.Rule) *stack {
 	t.Helper()
 	if rules == nil {
-		rules = queueRules(t, "t/#", func(r *pipeline.Rule) { r.Wildcards = yes(true) })
+		rules = queueRules(t, "t/#", func(r *pipeline.Rule) { r.Wildcards = new(true) })
 	}
 	s := &stack{
 		t: t, parts: parts, store: &store{}, rules: compile(t, rules...), metrics: newMetrics(),
@@ -243,7 +243,7 @@ func (s *stack) tail(c *fakelog.Client, change func(*pipeline.Tail)) *pipeline.T
 	return pipeline.NewTail(t)
 }
 
-func (s *stack) counter(got float64, want float64, what string) {
+func (s *stack) counter(got, want float64, what string) {
 	s.t.Helper()
 	if got != want {
 		s.t.Errorf("%s: %v, want %v", what, got, want)

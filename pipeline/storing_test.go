@@ -334,7 +334,7 @@ func TestWhatPersistReturnsIsTrue(t *testing.T) {
 		var stored []string
 		var perr error
 		var stalled float64
-		synctest.Test(t, func(t *testing.T) { //nolint:thelper // a bubble
+		synctest.Test(t, func(t *testing.T) {
 			m, s := newMetrics(), &store{}
 			call := 0
 			s.hook = func(_ context.Context, ops []sinks.Op, apply func() error) error {

@@ -98,18 +98,18 @@ func TestTheLawHoldsInAnyWeather(t *testing.T) {
 		seeds = 100
 	}
 	for seed := range seeds {
-		synctest.Test(t, func(t *testing.T) { weathered(t, uint64(seed)) }) //nolint:gosec // small
+		synctest.Test(t, func(t *testing.T) { weathered(t, uint64(seed)) })
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
 	}
 }
 
-func weathered(t *testing.T, seed uint64) { //nolint:thelper // it is the test
+func weathered(t *testing.T, seed uint64) {
 	const parts = 2
 	s := newStack(t, parts)
-	r := rand.New(rand.NewPCG(seed, 1))                 //nolint:gosec // repeatable
-	w := &weather{rand: rand.New(rand.NewPCG(seed, 2))} //nolint:gosec // repeatable
+	r := rand.New(rand.NewPCG(seed, 1))
+	w := &weather{rand: rand.New(rand.NewPCG(seed, 2))}
 	s.store.set(w.store(s.store))
 	l := testLimits
 	l.Hold, l.Drain = time.Duration(r.IntN(3))*500*time.Millisecond, time.Duration(1+r.IntN(4))*time.Second

@@ -95,7 +95,7 @@ type EmbeddedSource struct {
 // MQTTSource subscribes at a broker.
 type MQTTSource struct {
 	URL            Addresses     `yaml:"url" need:"true" doc:"The broker, mqtt://host:1883 or mqtts://host:8883; several are tried in turn."`
-	Decode         string        `yaml:"decode" one:"plain" later:"emqx|mosquitto" doc:"What the messages are: plain = what clients publish."` //nolint:misspell // the name of a broker
+	Decode         string        `yaml:"decode" one:"plain" later:"emqx|mosquitto" doc:"What the messages are: plain = what clients publish."`
 	Filters        List          `yaml:"filters" doc:"What to subscribe to; empty = the topics of all rules on message.publish."`
 	ClientPrefix   string        `yaml:"client_prefix" need:"true" doc:"The client ids are <prefix>ingest-<ordinal>-<connection>. Replays and events of clients with this prefix are known as our own."`
 	Ordinal        int           `yaml:"ordinal" min:"0" max:"65535" doc:"The number of this ingest process. It must stay the same over restarts: the broker keeps the session for it."`

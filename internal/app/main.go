@@ -208,7 +208,8 @@ func Serve(component string, c Config, sinks []string, stderr io.Writer, signals
 		log.Info("admin server listens", "addr", admin.Addr.String())
 	}
 	return Life{Signals: signals, Drain: c.Shutdown.Drain, Health: proc.Health, Log: log}.Run(
-		func(ctx, work context.Context) error { return run(ctx, work, proc) })
+		func(ctx, work context.Context) error { return run(ctx, work, proc) },
+	)
 }
 
 // say writes for people; where nobody reads any more, nothing can be done about it.

@@ -14,9 +14,9 @@ import (
 // are; then all go, and those that stay come back for what is left.
 const (
 	chaos   = 40 * time.Second
-	settled = chaos + 35*time.Second
-	back    = settled + 15*time.Second
-	rest    = back + 35*time.Second
+	settled = chaos + 28*time.Second
+	back    = settled + 8*time.Second
+	rest    = back + 27*time.Second
 
 	sessionTime = 3 * time.Second
 	flushTime   = 1500 * time.Millisecond // the longest that a call of the store takes
@@ -51,7 +51,7 @@ func draw(seed uint64) plan {
 	r := rand.New(rand.NewPCG(seed, 1))
 	p := plan{
 		seed: seed, parts: pick(r, 1, 2, 3), sessionParts: pick(r, 1, 2), ingests: pick(r, 1, 1, 2), writers: pick(r, 1, 2, 2, 3),
-		readers: pick(r, 1, 1, 2), budget: pick(r, 64<<20, 64<<20, 64<<20, 4000), withheld: pick(r, 0, 0.1, 0.3),
+		readers: pick(r, 1, 1, 2), budget: pick(r, 64<<20, 64<<20, 3000), withheld: pick(r, 0, 0.1, 0.3),
 		ackDelay: pick(r, 20*time.Millisecond, 300*time.Millisecond, time.Second), connectedAt: pick(r, true, false), wholePoison: pick(r, true, false),
 	}
 	p.limits = pipeline.Limits{
@@ -152,6 +152,21 @@ func (p *plan) sessions(r *rand.Rand) {
 			}
 			at += within(r, 0, 5*time.Second)
 		}
+		if r.IntN(3) > 0 { // the last one stays when all is well again
+			at = within(r, chaos*3/4, chaos)
+			f := pick(r, filters(c)...)
+			at = within(r, at, chaos) + time.Millisecond
+			for i := range 1 + r.IntN(4) { // what comes just before the subscribe is in the log only
+				topic, text := pick(r, "t/"+string(c)+"/x", "u/s"), fmt.Sprintf("just %d", i)
+				p.add(at-within(r, 5*time.Millisecond, 80*time.Millisecond), func(w *world) {
+					w.broker.publish("p", topic, []byte(text), 1)
+				}, "p publishes %s %s", topic, text)
+			}
+			p.add(at, func(w *world) {
+				w.broker.connect(c)
+				w.broker.subscribe(c, f)
+			}, "%s subscribes %s", c, f)
+		}
 	}
 }
 
@@ -165,7 +180,7 @@ func (p *plan) faults(r *rand.Rand) {
 			p.add(0, func(w *world) { w.start(role.name, i) }, "%s %d starts", role.name, i)
 			for range r.IntN(3) {
 				at := within(r, 0, chaos-6*time.Second)
-				down := within(r, 0, 6*time.Second)
+				down := min(within(r, 0, pick(r, 3*time.Second, 15*time.Second)), chaos-at)
 				how := pick(r, "kill", "kill", "stop", "expel")
 				if role.name == "ingest" {
 					how = pick(r, "kill", "stop")
@@ -190,11 +205,14 @@ func (p *plan) faults(r *rand.Rand) {
 		p.add(within(r, 0, chaos), func(w *world) { w.cluster.Rebalance(group) }, "%s rebalances", group)
 	}
 	for range r.IntN(3) {
-		at, d := within(r, 0, chaos), within(r, 0, 8*time.Second)
-		if r.IntN(2) == 0 {
-			p.add(at, func(w *world) { w.storeDown = w.begin().Add(min(at+d, chaos)) }, "the store is down for %v", d)
-		} else {
-			p.add(at, func(w *world) { w.logDown = w.begin().Add(min(at+d, chaos)) }, "the log is down for %v", d)
+		at, d := within(r, 0, chaos), within(r, 0, pick(r, 8*time.Second, 25*time.Second))
+		switch r.IntN(3) {
+		case 0:
+			p.add(at, func(w *world) { w.change(func(m *mood) { m.storeDown = w.begin().Add(min(at+d, chaos)) }) }, "the store is down for %v", d)
+		case 1:
+			p.add(at, func(w *world) { w.change(func(m *mood) { m.storeFull = w.begin().Add(min(at+d, chaos)) }) }, "the store takes no writes for %v", d)
+		case 2:
+			p.add(at, func(w *world) { w.change(func(m *mood) { m.logDown = w.begin().Add(min(at+d, chaos)) }) }, "the log is down for %v", d)
 		}
 	}
 	for range r.IntN(4) {
@@ -205,10 +223,10 @@ func (p *plan) faults(r *rand.Rand) {
 		n := faults{
 			store: some(), storeUnknown: some(), storePart: some(), log: some(), logUnknown: some(), empty: pick(r, 0, 0, 0.7), publish: some(), slow: some(),
 		}
-		p.add(at, func(w *world) { w.noise = n }, "faults %+v", n)
-		p.add(end, func(w *world) { w.noise = faults{} }, "no faults")
+		p.add(at, func(w *world) { w.change(func(m *mood) { m.faults = n }) }, "faults %+v", n)
+		p.add(end, func(w *world) { w.change(func(m *mood) { m.faults = faults{} }) }, "no faults")
 	}
-	p.add(chaos, func(w *world) { w.noise = faults{} }, "no faults")
+	p.add(chaos, func(w *world) { w.change(func(m *mood) { m.faults = faults{} }) }, "no faults")
 	if r.IntN(3) == 0 {
 		p.add(within(r, 0, settled), func(w *world) { w.retain() }, "retention removes what is committed")
 	}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -100,13 +101,25 @@ type world struct {
 	planted planted
 	journal []entry // of the store; guarded by hist.mu
 
-	procs map[string]*incarnation // alive, by role and number
-	all   []*incarnation
-	noise faults
-	// until these times the store, the log answer nothing but errors
-	storeDown, logDown time.Time
-	wake               []func() // from outside the driver, for the agenda
-	wakeMu             sync.Mutex
+	procs  map[string]*incarnation // alive, by role and number
+	all    []*incarnation
+	mood   atomic.Pointer[mood]
+	wake   []func() // from outside the driver, for the agenda
+	wakeMu sync.Mutex
+}
+
+// mood is how the store and the log feel.
+type mood struct {
+	faults
+	// until these times the store, its writes, the log answer nothing but errors
+	storeDown, storeFull, logDown time.Time
+}
+
+// change changes the mood from now on.
+func (w *world) change(how func(*mood)) {
+	m := *w.mood.Load()
+	how(&m)
+	w.mood.Store(&m)
 }
 
 // faults are chances, per call.
@@ -137,6 +150,7 @@ type incarnation struct {
 func newWorld(p plan, log *slog.Logger) *world {
 	w := &world{plan: p, rules: rules(), hist: newHistory(), mem: &memory.Store{}, log: log, procs: make(map[string]*incarnation), planted: p.planted}
 	w.hist.counts = w.counts
+	w.mood.Store(&mood{})
 	w.step = newStepper(rand.New(rand.NewPCG(p.seed, 2)))
 	w.step.judge, w.step.delay, w.step.gather = w.judge, w.delay, w.takeLater
 	w.cluster = fakelog.New(fakelog.Config{
@@ -179,13 +193,13 @@ func (w *world) takeLater() {
 
 // delay is how long a call takes at the least.
 func (w *world) delay(c *call) time.Duration {
-	r := w.step.rng
+	r, m := w.step.rng, w.mood.Load()
 	now := time.Now()
-	if wait := w.logDown.Sub(now); wait > 0 && (c.op == fakelog.OpAppend || c.op == fakelog.OpJoin) {
+	if wait := m.logDown.Sub(now); wait > 0 && (c.op == fakelog.OpAppend || c.op == fakelog.OpJoin) {
 		return wait + time.Duration(r.Int64N(1e9))
 	}
 	switch x := r.Float64(); {
-	case x < w.noise.slow:
+	case x < m.slow:
 		return time.Duration(r.Int64N(int64(flushTime)))
 	case x < 0.5:
 		return time.Duration(r.Int64N(1e5))
@@ -199,11 +213,13 @@ func (w *world) judge(c *call) fakelog.Verdict {
 	now, x, y := time.Now(), w.step.rng.Float64(), w.step.rng.Float64()
 	err := fakelog.Verdict{Err: errInjected}
 	unknown := fakelog.Verdict{Err: errUnknown, Done: true}
-	n := w.noise
+	n := w.mood.Load()
 	switch c.op {
 	case opApply:
 		switch {
-		case now.Before(w.storeDown):
+		case now.Before(n.storeFull):
+			return err
+		case now.Before(n.storeDown):
 			if y < 0.3 {
 				return unknown
 			}
@@ -216,7 +232,7 @@ func (w *world) judge(c *call) fakelog.Verdict {
 			return fakelog.Verdict{Empty: true}
 		}
 	case opRead:
-		if now.Before(w.storeDown) || x < n.store {
+		if now.Before(n.storeDown) || x < n.store {
 			return err
 		}
 	case opPublish:
@@ -227,17 +243,17 @@ func (w *world) judge(c *call) fakelog.Verdict {
 			return unknown
 		}
 	case fakelog.OpSpans, fakelog.OpCommitted, fakelog.OpOffsetAt, fakelog.OpOpen, fakelog.OpFetch, fakelog.OpFetched:
-		if now.Before(w.logDown) && y < 0.5 || x < n.empty {
+		if now.Before(n.logDown) && y < 0.5 || x < n.empty {
 			if c.op == fakelog.OpFetch || c.op == fakelog.OpFetched {
 				return fakelog.Verdict{Empty: true}
 			}
 		}
-		if now.Before(w.logDown) || x < n.log {
+		if now.Before(n.logDown) || x < n.log {
 			return err
 		}
 	case fakelog.OpCommit:
 		switch {
-		case now.Before(w.logDown), x < n.log:
+		case now.Before(n.logDown), x < n.log:
 			return err
 		case x < n.log+n.logUnknown:
 			return unknown
@@ -255,14 +271,15 @@ func (w *world) incarnate(role string, i int) *incarnation {
 		return w.step.park(ctx, &call{in: in, op: c.Op, key: c.String()})
 	}
 	in.client.Landing = func(pipeline.TP, int) (time.Duration, int) {
+		m := w.mood.Load()
 		d, copies := time.Duration(1+in.rng.Int64N(3e6)), 1
-		if in.rng.Float64() < w.noise.slow {
+		if in.rng.Float64() < m.slow {
 			d += time.Duration(in.rng.Int64N(1e9))
 		}
-		if in.rng.Float64() < w.noise.logUnknown {
+		if in.rng.Float64() < m.logUnknown {
 			copies = 2
 		}
-		return max(d, w.logDown.Sub(time.Now())+d), copies
+		return max(d, time.Until(m.logDown)+d), copies
 	}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	in.work, in.abort = context.WithCancel(context.Background())

@@ -78,7 +78,7 @@ func Open(cfg Config) (*Broker, error) {
 }
 
 // Addr is the address that is listened on.
-func (b *Broker) Addr() net.Addr { return b.listener.Listener.Addr() }
+func (b *Broker) Addr() net.Addr { return b.listener.Addr() }
 
 // Close releases the address of a broker that was never run. Run does it by itself.
 func (b *Broker) Close() error {
@@ -102,13 +102,13 @@ func (b *Broker) Run(ctx context.Context, accept pipeline.Accept) error {
 		for r := range b.trail {
 			if err := pipeline.Wait(work, r); err != nil {
 				b.cfg.Count(mqtt.CountLostAck)
-				b.log.Warn("event did not become durable", "err", err)
+				b.log.WarnContext(work, "event did not become durable", "err", err)
 			}
 		}
 	}()
 	err := b.server.Serve()
 	if err == nil {
-		b.log.Info("broker is up", "addr", b.Addr().String())
+		b.log.InfoContext(ctx, "broker is up", "addr", b.Addr().String())
 		<-ctx.Done()
 	}
 	drain := time.AfterFunc(b.cfg.Drain, giveUp)
@@ -120,7 +120,7 @@ func (b *Broker) Run(ctx context.Context, accept pipeline.Accept) error {
 	close(b.trail)
 	<-trailed
 	if work.Err() != nil {
-		b.log.Warn("broker stopped before all events were durable; unacknowledged messages come again from their publishers")
+		b.log.WarnContext(work, "broker stopped before all events were durable; unacknowledged messages come again from their publishers")
 	}
 	if err != nil {
 		return fmt.Errorf("serve embedded broker: %w", err)

@@ -192,7 +192,7 @@ func TestLiveDeliveryIsNotRepeatedByADirectOne(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(40 * time.Second)
 		for {
 			acks := all[event.Acked](s.ledger)
 			if a := acks[max(len(acks)-1, 0):]; len(acks) > before && a[0].Message == m.ID && a[0].Replayed {

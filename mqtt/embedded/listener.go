@@ -33,7 +33,7 @@ const listenerID = "embedded"
 func (l *listener) ID() string { return listenerID }
 
 // Address is the address that is listened on.
-func (l *listener) Address() string { return l.Listener.Addr().String() }
+func (l *listener) Address() string { return l.Addr().String() }
 
 // Protocol is tcp, with or without TLS.
 func (l *listener) Protocol() string { return "tcp" }
@@ -45,7 +45,7 @@ func (l *listener) Init(*slog.Logger) error { return nil }
 func (l *listener) Serve(establish listeners.EstablishFn) {
 	defer close(l.served)
 	for {
-		conn, err := l.Listener.Accept()
+		conn, err := l.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return

@@ -53,8 +53,8 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 			CorrelationData: pk.Properties.CorrelationData, PayloadFormat: pk.Properties.PayloadFormat,
 		},
 	}
-	switch {
-	case pk.FixedHeader.Qos == 0:
+	switch pk.FixedHeader.Qos {
+	case 0:
 		// Nobody waits for an answer. Its copies go out as well when the log does not take it: QoS 0 promises nothing.
 		err = h.note(e)
 		if err != nil {

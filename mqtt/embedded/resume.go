@@ -72,29 +72,34 @@ func (b *Broker) unpark(cl *mochi.Client, w *wire) {
 	s.mu.Unlock()
 }
 
-// pump sends what is parked as far as there is room.
+// pump sends what is parked as far as there is room. A delivery stays parked until it is written, so that no live one, which
+// waits for that, can overtake it.
 func (h *hook) pump(cl *mochi.Client, w *wire) {
+	w.pumping.Lock()
+	defer w.pumping.Unlock()
 	s := w.session.Load()
 	for {
 		s.mu.Lock()
-		if len(w.parked) == 0 || len(w.sent) >= w.limit {
+		if !w.unparked || len(w.parked) == 0 || len(w.sent) >= w.limit {
 			s.mu.Unlock()
 			return
 		}
 		pk := w.parked[0]
-		w.parked = w.parked[1:]
 		_, alive := cl.State.Inflight.Get(pk.PacketID) // it may have expired
 		if alive {
 			w.sent[pk.PacketID] = markOf(pk).id
-		}
-		if len(w.parked) == 0 {
-			s.room()
 		}
 		s.mu.Unlock()
 		if alive {
 			pk.Ignore = true // see await
 			_ = cl.WritePacket(pk)
 		}
+		s.mu.Lock()
+		w.parked = w.parked[1:]
+		if len(w.parked) == 0 {
+			s.room()
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -109,7 +114,7 @@ func (h *hook) OnQosPublish(cl *mochi.Client, pk packets.Packet, _ int64, _ int)
 		return // resume finds it
 	}
 	if cl.IsTakenOver() {
-		h.moving.Go(func() { h.move(s, cl, pk) }) // ends when the next connection is up, or closed
+		h.move(s, cl, pk)
 		return
 	}
 	s.mu.Lock()
@@ -130,43 +135,57 @@ func (w *wire) park(cl *mochi.Client, pk packets.Packet) {
 }
 
 // move puts a delivery that came into a connection's in-flight map when it had been taken over already, and perhaps copied,
-// into the connection that has the session now.
+// into the connection that has the session now. The publisher waits, so that its next message does not come before.
 func (h *hook) move(s *session, from *mochi.Client, pk packets.Packet) {
-	for range 1000 { // mochi shows the new connection some µs after it marks the old one
+	for range 5000 { // mochi shows the new connection some µs after it marks the old one
 		cl, ok := h.server.Clients.Get(from.ID)
 		if !ok {
 			return
 		}
-		if cl == from {
+		w := wireOf(cl)
+		if cl == from || w.session.Load() == nil && !w.isClosed() {
 			<-time.After(time.Millisecond)
 			continue
 		}
-		w := wireOf(cl)
-		select {
-		case <-w.up:
-		case <-w.closed:
-		}
-		if w.session.Load() != s {
+		if now := w.session.Load(); now != nil && now != s {
 			return // a clean start: the session that it was for is over
 		}
-		m := markOf(pk)
-		s.mu.Lock()
-		_, has := s.inflight[m.id]
-		if !has {
-			id, err := cl.NextPacketID()
-			if err != nil {
-				s.mu.Unlock()
-				h.dropped(cl, m, "queue_full", mqtt.CountDroppedInflight)
-				return
-			}
-			pk.PacketID = uint16(id) //nolint:gosec // up to 65,535
-			s.inflight[m.id] = pk.PacketID
-			cl.State.Inflight.Set(pk)
+		if h.insert(s, cl, w, pk) {
+			h.moving.Go(func() { h.pump(cl, w) }) // ends with the connection at the latest
 		}
-		s.mu.Unlock()
-		if !has && !cl.Closed() {
-			_ = cl.WritePacket(pk)
+		if !cl.IsTakenOver() {
+			return
 		}
-		return
+		from = cl
 	}
+	h.dropped(from, markOf(pk), "taken_over", mqtt.CountDroppedQueue)
+}
+
+// insert puts a delivery behind what is parked, unless the session has it. It tells whether it can be sent.
+func (h *hook) insert(s *session, cl *mochi.Client, w *wire, pk packets.Packet) bool {
+	id := markOf(pk).id
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entry, ok := cl.State.Inflight.Get(s.inflight[id])
+	if ok && markOf(entry).id == id || slices.ContainsFunc(w.parked, func(p packets.Packet) bool { return markOf(p).id == id }) {
+		return false
+	}
+	pid, err := cl.NextPacketID()
+	if err != nil {
+		h.cfg.Count(mqtt.CountDroppedInflight)
+		s.overflowed = true
+		return false
+	}
+	pk.PacketID = uint16(pid)    //nolint:gosec // up to 65,535
+	if w.session.Load() == nil { // it ended before its CONNACK: the next connection finds it there
+		cl.State.Inflight.Set(pk)
+		return false
+	}
+	w.parked = append(w.parked, pk)
+	if !w.unparked {
+		return false // unpark does the rest
+	}
+	cl.State.Inflight.Set(pk)
+	s.inflight[id] = pk.PacketID
+	return true
 }

@@ -55,7 +55,8 @@ type wire struct {
 
 	session  atomic.Pointer[session] // set right before the CONNACK; its mutex guards what follows
 	sent     map[uint16]event.ID
-	unparked bool             // what is parked is in mochi's map as well
+	unparked bool // what is parked is in mochi's map as well
+	pumping  sync.Mutex
 	parked   []packets.Packet // in flight beyond the receive maximum at a resume: to be sent as acks come
 }
 
@@ -85,20 +86,25 @@ func wireOf(cl *mochi.Client) *wire {
 
 // SetDeadline sets the deadline for reads only: an ack that is written after a long wait for the log is not late.
 func (w *wire) SetDeadline(t time.Time) error {
+	if w.isClosed() {
+		return net.ErrClosed
+	}
+	return w.SetReadDeadline(t)
+}
+
+func (w *wire) isClosed() bool {
 	select {
 	case <-w.closed:
-		return net.ErrClosed
+		return true
 	default:
-		return w.Conn.SetReadDeadline(t)
+		return false
 	}
 }
 
 // Write takes the bytes and returns.
 func (w *wire) Write(b []byte) (int, error) {
-	select {
-	case <-w.closed:
+	if w.isClosed() {
 		return 0, net.ErrClosed
-	default:
 	}
 	if len(b) > 0 && b[0]>>4 == packets.Publish && w.swallow.CompareAndSwap(true, false) {
 		return len(b), nil
@@ -140,7 +146,7 @@ func (w *wire) room() {
 // Close ends the reading at once; what is unwritten gets a moment.
 func (w *wire) Close() error {
 	w.shut()
-	return w.Conn.SetReadDeadline(time.Unix(1, 0))
+	return w.SetReadDeadline(time.Unix(1, 0))
 }
 
 // flush writes what was taken until the connection is closed.
@@ -160,7 +166,7 @@ func (w *wire) flush() {
 		w.drained = make(chan struct{})
 		w.outMu.Unlock()
 		if closing {
-			_ = w.Conn.SetWriteDeadline(time.Now().Add(farewell))
+			_ = w.SetWriteDeadline(time.Now().Add(farewell))
 			_, _ = w.Conn.Write(out)
 			return
 		}
@@ -178,7 +184,7 @@ var errSlow = errors.New("the client does not read")
 func (w *wire) write(b []byte) error {
 	for len(b) > 0 {
 		n := min(len(b), piece)
-		_ = w.Conn.SetWriteDeadline(time.Now().Add(w.timeout))
+		_ = w.SetWriteDeadline(time.Now().Add(w.timeout))
 		if _, err := w.Conn.Write(b[:n]); err != nil {
 			var t net.Error
 			if errors.As(err, &t) && t.Timeout() {

@@ -230,7 +230,7 @@ func (c *Client) Publish(ctx context.Context, m Message) error {
 	if err != nil {
 		return fmt.Errorf("publish to %q: %w", m.Topic, err)
 	}
-	if len(p.Body) > 2 && p.Body[2] >= 0x80 {
+	if len(p.Body) > 2 && p.Body[2] != 0 && p.Body[2] != 0x10 { // those two are the only ones that mean success
 		return fmt.Errorf("publish to %q: %w: 0x%02x", m.Topic, ErrReason, p.Body[2])
 	}
 	if m.QoS == 2 {

@@ -198,7 +198,11 @@ func startKafka(ctx context.Context, dir, addr string, log *slog.Logger) (*kfake
 		kfake.NumBrokers(1), kfake.DataDir(dir), kfake.SyncWrites(), kfake.WithLogger(kafkaLogger{log}),
 		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "60000"}),
 		kfake.ListenFn(func(network, _ string) (net.Listener, error) {
-			return (&net.ListenConfig{}).Listen(ctx, network, addr)
+			l, err := (&net.ListenConfig{}).Listen(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return frames{l}, nil
 		}),
 	}
 	c, err := kfake.NewCluster(opts...)

@@ -23,7 +23,7 @@ const (
 	OpOffsetAt  = "offset_at"
 	OpOpen      = "open"
 	OpFetch     = "fetch"
-	OpFetched   = "fetched" // a fetch that has waited goes on: records came, or the wait is over
+	OpFetched   = "fetched" // a fetch that has waited goes on: records came
 	OpAppend    = "append"
 	OpJoin      = "join"
 	OpJoined    = "joined" // a join that has waited goes on

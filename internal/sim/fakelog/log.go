@@ -107,6 +107,7 @@ func (s *stream) Fetch(ctx context.Context, limit int, wait time.Duration) ([]pi
 		select {
 		case <-more:
 		case <-t.C:
+			return nil, nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}

@@ -1,0 +1,410 @@
+package mqtt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/fault"
+	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/mqtt/mqtttest"
+	"github.com/restante/restante/pipeline"
+)
+
+// startSource runs a source of everything and returns when it has subscribed.
+func startSource(t *testing.T, s mqtt.Server, j *journal, change ...func(*mqtt.SourceConfig)) (src *mqtt.Source, c *counts, stop func()) {
+	t.Helper()
+	c = &counts{}
+	cfg := mqtt.SourceConfig{
+		Server: s, Prefix: "own-", Filters: []event.Filter{filterOf(t, "#")}, Decoder: plain(t), Drain: patience / 2, Count: c.add,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	src, err := mqtt.NewSource(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop = background(t, "the source", func(ctx context.Context) error { return src.Run(ctx, j.accept) })
+	eventually(t, "the source is ready", src.Ready)
+	return src, c, stop
+}
+
+func acksOf(b *broker, client event.ClientID) int {
+	n := 0
+	for _, a := range all[event.Acked](b.log) {
+		if a.Client == client {
+			n++
+		}
+	}
+	return n
+}
+
+func numbers(from, to int) []string {
+	var out []string
+	for i := from; i < to; i++ {
+		out = append(out, fmt.Sprintf("m%d", i))
+	}
+	return out
+}
+
+func publishAll(t *testing.T, c *mqtttest.Client, qos event.QoS, payloads []string) {
+	t.Helper()
+	for _, p := range payloads {
+		publish(t, c, mqtttest.Message{Topic: "t", Payload: []byte(p), QoS: qos})
+	}
+}
+
+// stalled is a journal that takes nothing until it is opened.
+func stalled() (j *journal, open func()) {
+	gate := make(chan struct{})
+	return &journal{judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
+		select {
+		case <-gate:
+			return durable(nil), nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}}, func() { close(gate) }
+}
+
+func connectsOf(b *broker, client event.ClientID) int {
+	n := 0
+	for _, c := range all[event.Connected](b.log) {
+		if c.Client == client {
+			n++
+		}
+	}
+	return n
+}
+
+const ingest = "own-ingest-0-0"
+
+func TestSourceAcknowledgesOnlyWhatIsDurableAndInOrder(t *testing.T) {
+	t.Parallel()
+	for _, qos := range []event.QoS{1, 2} {
+		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
+			t.Parallel()
+			b := startBroker(t, "127.0.0.1:0")
+			first := &journal{judge: func(_ context.Context, n int, _ event.Event) (pipeline.Receipt, error) {
+				if n == 2 || n == 5 { // holds all behind it back, though they are durable
+					return held(), nil
+				}
+				return durable(nil), nil
+			}}
+			_, _, stop := startSource(t, b.server(), first, func(c *mqtt.SourceConfig) { c.Drain = 100 * time.Millisecond })
+			dev := b.dial(t, "dev")
+			publishAll(t, dev, qos, numbers(0, 10))
+			await[event.Published](t, first, 10)
+			eventually(t, "two acks", func() bool { return acksOf(b, ingest) >= 2 })
+			stop()
+			if got := acksOf(b, ingest); got != 2 {
+				t.Errorf("%d acks, want 2", got)
+			}
+			publishAll(t, dev, qos, numbers(10, 12))
+			second := &journal{}
+			startSource(t, b.server(), second)
+			await[event.Published](t, second, 10)
+			if diff := cmp.Diff(numbers(2, 12), payloads(second)); diff != "" {
+				t.Errorf("the second run got (-want +got):\n%s", diff)
+			}
+			eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 12 })
+		})
+	}
+}
+
+func TestSourceStopsWithAllThatItTookAcknowledged(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	r := held()
+	j := &journal{judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
+	_, c, stop := startSource(t, b.server(), j)
+	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 20))
+	await[event.Published](t, j, 20)
+	time.AfterFunc(100*time.Millisecond, func() { close(r.done) })
+	begun := time.Now()
+	stop()
+	if d := time.Since(begun); d < 90*time.Millisecond || d > 3*time.Second {
+		t.Errorf("stopped after %v, want just after the receipts", d)
+	}
+	if got := acksOf(b, ingest); got != 20 {
+		t.Errorf("%d acks, want 20", got)
+	}
+	if got := c.all()[mqtt.CountNotTaken]; got != 0 {
+		t.Errorf("%d not taken", got)
+	}
+}
+
+func TestSourceGivesUpAfterTheDrainAndAcknowledgesNothing(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	j := &journal{judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}}
+	_, c, stop := startSource(t, b.server(), j, func(c *mqtt.SourceConfig) { c.Drain = 50 * time.Millisecond })
+	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 3))
+	time.Sleep(50 * time.Millisecond)
+	stop()
+	if got := c.all()[mqtt.CountNotTaken]; got != 1 {
+		t.Errorf("%d not taken, want the one that was handed over", got)
+	}
+	second := &journal{}
+	startSource(t, b.server(), second)
+	await[event.Published](t, second, 3)
+	if diff := cmp.Diff(numbers(0, 3), payloads(second)); diff != "" {
+		t.Errorf("the second run got (-want +got):\n%s", diff)
+	}
+}
+
+func TestSourceRetriesWhatDidNotBecomeDurableAndSkipsPoison(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	var mu sync.Mutex
+	tries := map[string]int{}
+	j := &journal{judge: func(_ context.Context, _ int, e event.Event) (pipeline.Receipt, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		p := string(e.(event.Published).Payload)
+		tries[p]++
+		switch {
+		case p == "m1":
+			return nil, fault.Poison(errors.New("too large"))
+		case p == "m2" && tries[p] == 1:
+			return nil, errors.New("away")
+		case p == "m3" && tries[p] == 1:
+			return durable(errors.New("not written")), nil
+		case p == "m4":
+			return nil, nil //nolint:nilnil // not wanted
+		}
+		return durable(nil), nil
+	}}
+	_, c, _ := startSource(t, b.server(), j)
+	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 6))
+	eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 6 })
+	mu.Lock()
+	defer mu.Unlock()
+	want := map[string]int{"m0": 1, "m1": 1, "m2": 2, "m3": 2, "m4": 1, "m5": 1}
+	if diff := cmp.Diff(want, tries); diff != "" {
+		t.Errorf("tries (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedPoison: 1}, c.all()); diff != "" {
+		t.Errorf("counted (-want +got):\n%s", diff)
+	}
+}
+
+func TestSourceKeepsItsConnectionWhileTheLogStalls(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	j, open := stalled()
+	s := b.server()
+	s.Keepalive = 2 * time.Second
+	startSource(t, s, j, func(c *mqtt.SourceConfig) { c.ReceiveMaximum = 8 })
+	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 50))
+	time.Sleep(2*s.Keepalive + 500*time.Millisecond)
+	open()
+	await[event.Published](t, j, 50)
+	if diff := cmp.Diff(numbers(0, 50), payloads(j)); diff != "" {
+		t.Errorf("got (-want +got):\n%s", diff)
+	}
+	if n := connectsOf(b, ingest); n != 1 {
+		t.Errorf("%d connects, want 1", n)
+	}
+}
+
+func TestSourceTakesOnceWhatComesAgainAfterACut(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	wire := startProxy(t, b.addr)
+	j, open := stalled()
+	src, _, _ := startSource(t, mqtt.Server{URLs: []string{"mqtt://" + wire.l.Addr().String()}}, j)
+	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 6))
+	time.Sleep(100 * time.Millisecond) // all are in the source's queue, the first in the log's hands
+	wire.cut()
+	eventually(t, "the source is there again", func() bool { return connectsOf(b, ingest) == 2 && src.Ready() })
+	time.Sleep(100 * time.Millisecond)
+	open()
+	// The first was in the log's hands before the cut, and comes again without a mark that it did.
+	want := append([]string{"m0"}, numbers(0, 6)...)
+	await[event.Published](t, j, len(want))
+	eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 6 })
+	if diff := cmp.Diff(want, payloads(j)); diff != "" {
+		t.Errorf("got (-want +got):\n%s", diff)
+	}
+}
+
+func TestSourceDropsOnlyQoS0WhenItsQueueIsFull(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	j, open := stalled()
+	_, c, _ := startSource(t, b.server(), j, func(c *mqtt.SourceConfig) { c.ReceiveMaximum = 4 })
+	dev := b.dial(t, "dev")
+	publishAll(t, dev, 0, numbers(0, 10))
+	publishAll(t, dev, 1, numbers(10, 14))
+	eventually(t, "drops", func() bool { return c.all()[mqtt.CountDroppedQoS0] > 0 })
+	open()
+	eventually(t, "the acks", func() bool { return acksOf(b, ingest) == 4 })
+	got := payloads(j)
+	if diff := cmp.Diff(numbers(10, 14), got[len(got)-4:]); diff != "" {
+		t.Errorf("QoS 1 (-want +got):\n%s", diff)
+	}
+	if n := len(got) - 4 + c.all()[mqtt.CountDroppedQoS0]; n != 10 {
+		t.Errorf("%d of 10 messages at QoS 0 are accounted for", n)
+	}
+}
+
+func TestSourceCarriesAllOfAMessage(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	j := &journal{}
+	startSource(t, b.server(), j)
+	m := mqtttest.Message{
+		Topic: "t/ü", Payload: []byte{0, 0xff}, QoS: 2, Retain: true, Expiry: time.Minute, Properties: event.Properties{
+			ContentType: "x/y", ResponseTopic: "r", CorrelationData: []byte{0}, PayloadFormat: 0,
+			User: []event.UserProperty{{Key: "k", Value: "1"}, {Key: "k", Value: "2"}},
+		},
+	}
+	dev := b.dial(t, "dev")
+	publish(t, dev, m)
+	publish(t, dev, mqtttest.Message{Topic: "t/empty", QoS: 1})
+	events := await[event.Published](t, j, 2)
+	got := events[0]
+	if diff := cmp.Diff(m.Properties, got.Properties); diff != "" {
+		t.Errorf("properties (-want +got):\n%s", diff)
+	}
+	if got.Topic.String() != m.Topic || string(got.Payload) != string(m.Payload) || got.QoS != 2 || !got.Retain || got.Sender != "" {
+		t.Errorf("got %+v", got)
+	}
+	if got.Expiry < 50*time.Second || got.Expiry > time.Minute {
+		t.Errorf("expiry %v, want about a minute", got.Expiry)
+	}
+	if got.ID.IsZero() || got.Source != "restante/plain" || !got.At.Equal(got.ID.Time().Truncate(time.Millisecond)) {
+		t.Errorf("head %+v", got.Head)
+	}
+	if e := events[1]; e.Payload == nil || len(e.Payload) != 0 || e.Retain || e.Expiry != 0 || !e.Properties.IsZero() {
+		t.Errorf("the empty message: %+v", e)
+	}
+}
+
+func TestSourceRefusesOurReplaysAndCountsForgedOnes(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	j := &journal{}
+	_, c, _ := startSource(t, b.server(), j)
+	p, _ := startPublisher(t, b.server())
+	if _, err := p.Publish(contextOf(t), "dev", outgo(t, "t", "ours")); err != nil {
+		t.Fatal(err)
+	}
+	forged := secretOf(t, keyB).Properties("dev", "t", outgo(t, "t", "forged"))
+	publish(t, b.dial(t, "dev"), mqtttest.Message{Topic: "t", Payload: []byte("forged"), QoS: 1, Properties: event.Properties{User: forged}})
+	await[event.Published](t, j, 1)
+	eventually(t, "both acks", func() bool { return acksOf(b, ingest) == 2 })
+	if diff := cmp.Diff([]string{"forged"}, payloads(j)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountReplay: 1, mqtt.CountForged: 1}, c.all()); diff != "" {
+		t.Errorf("counted (-want +got):\n%s", diff)
+	}
+}
+
+func TestFetchWaitsUntilAllBeforeItIsDurable(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	r := held()
+	j := &journal{judge: func(_ context.Context, n int, _ event.Event) (pipeline.Receipt, error) {
+		if n == 0 {
+			return r, nil
+		}
+		return durable(nil), nil
+	}}
+	_, c, _ := startSource(t, b.server(), j)
+	dev := b.dial(t, "dev")
+	publishAll(t, dev, 1, numbers(0, 1))
+	publish(t, dev, mqtttest.Message{Topic: "offline/fetch/dev", Payload: []byte("a/#/b"), QoS: 1})
+	publish(t, dev, mqtttest.Message{Topic: "offline/fetch/dev", Payload: []byte("t/+"), QoS: 1})
+	await[event.Published](t, j, 1)
+	time.Sleep(50 * time.Millisecond)
+	if got := all[event.Subscribed](j); len(got) != 0 {
+		t.Fatalf("handed over before: %v", got)
+	}
+	close(r.done)
+	got := await[event.Subscribed](t, j, 1)
+	if got[0].Client != "dev" || got[0].Filter.String() != "t/+" {
+		t.Errorf("got %+v", got[0])
+	}
+	if n := c.all()[mqtt.CountRefusedFilter]; n != 1 {
+		t.Errorf("%d refused filters, want 1", n)
+	}
+}
+
+func TestConnectionsShareAFilterByTheirGroup(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	j := &journal{}
+	startSource(t, b.server(), j, func(c *mqtt.SourceConfig) {
+		c.Connections, c.Group, c.Filters = 3, "g", []event.Filter{filterOf(t, "t/#")}
+	})
+	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 60))
+	await[event.Published](t, j, 60)
+	eventually(t, "all acks", func() bool { return len(all[event.Acked](b.log)) == 60 })
+	got := payloads(j)
+	slices.Sort(got)
+	want := numbers(0, 60)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("each once (-want +got):\n%s", diff)
+	}
+}
+
+func TestSourceDoesNotTakeWhatWasRetainedBefore(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	dev := b.dial(t, "dev")
+	publish(t, dev, mqtttest.Message{Topic: "t", Payload: []byte("old"), QoS: 1, Retain: true})
+	if err := dev.Ping(contextOf(t)); err != nil { // the PUBACK may come before the routing
+		t.Fatal(err)
+	}
+	j := &journal{}
+	startSource(t, b.server(), j)
+	publish(t, dev, mqtttest.Message{Topic: "t", Payload: []byte("new"), QoS: 1, Retain: true})
+	if got := await[event.Published](t, j, 1); string(got[0].Payload) != "new" || !got[0].Retain {
+		t.Errorf("got %+v", got[0])
+	}
+}
+
+func TestSourceConfigThatWouldLoseMessagesIsRefused(t *testing.T) {
+	t.Parallel()
+	good := mqtt.SourceConfig{
+		Server: mqtt.Server{URLs: []string{"mqtt://h"}}, Prefix: "p-", Filters: []event.Filter{filterOf(t, "#")}, Decoder: plain(t),
+	}
+	if _, err := mqtt.NewSource(good); err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*mqtt.SourceConfig){
+		"clean start":     func(c *mqtt.SourceConfig) { c.CleanStart = true },
+		"session expiry":  func(c *mqtt.SourceConfig) { c.SessionExpiry = time.Hour - time.Second },
+		"no filter":       func(c *mqtt.SourceConfig) { c.Filters = nil },
+		"no decoder":      func(c *mqtt.SourceConfig) { c.Decoder = nil },
+		"prefix":          func(c *mqtt.SourceConfig) { c.Prefix = "" },
+		"qos 3":           func(c *mqtt.SourceConfig) { c.QoS = 3 },
+		"share group":     func(c *mqtt.SourceConfig) { c.Connections = 2 },
+		"has a share":     func(c *mqtt.SourceConfig) { c.Group, c.Filters = "g", []event.Filter{filterOf(t, "$share/x/#")} },
+		"share name":      func(c *mqtt.SourceConfig) { c.Group = "a+b" },
+		"broker url":      func(c *mqtt.SourceConfig) { c.Server.URLs = nil },
+		"scheme \"http\"": func(c *mqtt.SourceConfig) { c.Server.URLs = []string{"http://h"} },
+	} {
+		c := good
+		change(&c)
+		if _, err := mqtt.NewSource(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", want, err)
+		}
+	}
+}
