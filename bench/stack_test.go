@@ -36,7 +36,7 @@ func startUp(b *testing.B) *stack {
 	b.Helper()
 	dir := b.TempDir()
 	program := filepath.Join(dir, "restante")
-	build := exec.CommandContext(b.Context(), "go", "build", "-o", program, "github.com/restante/restante/cmd/restante") //nolint:gosec // ours
+	build := exec.CommandContext(b.Context(), "go", "build", "-o", program, "github.com/restante/restante/cmd/restante")
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("build restante: %v\n%s", err, out)
 	}
@@ -44,7 +44,7 @@ func startUp(b *testing.B) *stack {
 	if config := os.Getenv("RESTANTE_BENCH_CONFIG"); config != "" {
 		args = append(args, "-c", config)
 	}
-	s := &stack{cmd: exec.CommandContext(context.WithoutCancel(b.Context()), program, args...)} //nolint:gosec // ours
+	s := &stack{cmd: exec.CommandContext(context.WithoutCancel(b.Context()), program, args...)}
 	s.cmd.Stderr = &s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := s.cmd.StdoutPipe()

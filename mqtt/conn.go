@@ -235,7 +235,7 @@ func (c *conn) take(work context.Context, accept pipeline.Accept, it *item) bool
 			}
 			if fault.IsPoison(err) {
 				c.cfg.Count(CountRefusedPoison)
-				c.cfg.Log.Warn("packet refused: the log can never take it", "topic", it.packet.Topic, "err", err)
+				c.cfg.Log.WarnContext(work, "packet refused: the log can never take it", "topic", it.packet.Topic, "err", err)
 				break
 			}
 			if !c.pause(work, attempt, "event was not taken", err) {
@@ -252,7 +252,7 @@ func (c *conn) pause(work context.Context, attempt int, what string, err error) 
 		c.cfg.Count(CountNotTaken)
 		return false
 	}
-	c.cfg.Log.Warn(what+", will retry", "attempt", attempt, "err", err)
+	c.cfg.Log.WarnContext(work, "source waits, will retry", "what", what, "attempt", attempt, "err", err)
 	select {
 	case <-time.After(backoff(attempt)):
 		return true
@@ -274,7 +274,7 @@ func (c *conn) acknowledge(work context.Context, accept pipeline.Accept, taken <
 		c.order.leave(it.place)
 		// An error means that the connection is gone: the broker repeats the message.
 		if err := it.client.Ack(it.packet); err != nil {
-			c.cfg.Log.Debug("ack came too late", "client", c.k, "err", err)
+			c.cfg.Log.DebugContext(work, "ack came too late", "client", c.k, "err", err)
 		}
 	}
 }
@@ -320,7 +320,7 @@ func (c *conn) subscribe(ctx context.Context, l *link, ups <-chan struct{}) {
 			if ctx.Err() != nil {
 				return
 			}
-			c.cfg.Log.Error("cannot subscribe, will retry", "client", l.clientID, "filters", c.filters, "err", err,
+			c.cfg.Log.ErrorContext(ctx, "cannot subscribe, will retry", "client", l.clientID, "filters", c.filters, "err", err,
 				"hint", "give the user the right to subscribe to these filters")
 			select {
 			case <-cut:
@@ -346,7 +346,7 @@ func (c *conn) subscribeOnce(ctx context.Context, l *link) error {
 	}
 	for i, code := range ack.Reasons {
 		if i < len(c.filters) && code < byte(c.cfg.QoS) {
-			c.cfg.Log.Warn("broker grants less than was asked for: messages may be lost on the way",
+			c.cfg.Log.WarnContext(ctx, "broker grants less than was asked for: messages may be lost on the way",
 				"filter", c.filters[i], "asked", c.cfg.QoS, "granted", code)
 		}
 	}

@@ -100,7 +100,7 @@ func (s Server) dial(ctx context.Context, log *slog.Logger, cfg autopaho.ClientC
 		close(l.up)
 		l.quiet = time.Time{}
 		l.mu.Unlock()
-		l.log.Info("connected to broker", "client", l.clientID, "session_present", ack.SessionPresent)
+		l.log.InfoContext(ctx, "connected to broker", "client", l.clientID, "session_present", ack.SessionPresent)
 		if onUp != nil {
 			onUp(l, ack)
 		}
@@ -111,9 +111,9 @@ func (s Server) dial(ctx context.Context, log *slog.Logger, cfg autopaho.ClientC
 		return onDown == nil || onDown()
 	}
 	cfg.OnConnectError = l.complain
-	cfg.OnClientError = func(err error) { l.log.Warn("connection to broker lost", "client", l.clientID, "err", err) }
+	cfg.OnClientError = func(err error) { l.log.WarnContext(ctx, "connection to broker lost", "client", l.clientID, "err", err) }
 	cfg.OnServerDisconnect = func(d *paho.Disconnect) {
-		l.log.Warn("broker closed the connection", "client", l.clientID, "reason", d.ReasonCode)
+		l.log.WarnContext(ctx, "broker closed the connection", "client", l.clientID, "reason", d.ReasonCode)
 	}
 	l.cm, err = autopaho.NewConnection(ctx, cfg)
 	if err != nil {

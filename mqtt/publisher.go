@@ -85,7 +85,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		defer cancel()
 		for _, l := range links {
 			if err := l.close(stop); err != nil {
-				p.cfg.Log.Debug("connection ended badly", "client", l.clientID, "err", err)
+				p.cfg.Log.DebugContext(work, "connection ended badly", "client", l.clientID, "err", err)
 			}
 		}
 	}()
@@ -237,7 +237,7 @@ func (p *Publisher) expire(out *paho.Publish, m pipeline.Outgo) error {
 	if left <= 0 {
 		return pipeline.ErrExpired
 	}
-	seconds := uint32(min((left+time.Second-1)/time.Second, 1<<32-1)) //nolint:gosec // bounded
+	seconds := uint32(min((left+time.Second-1)/time.Second, 1<<32-1))
 	out.Properties.MessageExpiry = &seconds
 	return nil
 }
