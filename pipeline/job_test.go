@@ -516,6 +516,7 @@ func TestAFencedOwnerEndsEvenWhenAReplayCannot(t *testing.T) {
 		s.subscribe("c", "t/1")
 		fence.Store(true)
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		if joins != 2 {
 			t.Errorf("joined %d times, want 2", joins)
 		}

@@ -128,6 +128,7 @@ func TestTheWindowIsNeverExceeded(t *testing.T) {
 				s.subscribe("c", "t/1")
 				s.subscribe("c", "t/2")
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				if b.most != window {
 					t.Errorf("up to %d messages were un-acked, want %d", b.most, window)
 				}

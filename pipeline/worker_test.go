@@ -190,6 +190,7 @@ func TestACommitOfUnknownFateIsTriedAgain(t *testing.T) {
 		})
 		s.publish("t/1", "a")
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		if tries != 4 || s.writerAt(0) != 1 || len(s.store.asked()) != 1 {
 			t.Errorf("%d tries, committed %d, written %d times; want 4, 1, 1", tries, s.writerAt(0), len(s.store.asked()))
 		}
@@ -416,6 +417,7 @@ func TestAWorkerSitsThroughAnHourWithoutItsStore(t *testing.T) {
 		if diff := cmp.Diff(want, s.store.payloads(t, "t/1")); diff != "" {
 			t.Error(diff)
 		}
+		synctest.Wait()
 		if s.writerAt(0) != 59 || joins != 1 {
 			t.Errorf("committed %d in %d generations, want 59 in 1", s.writerAt(0), joins)
 		}
@@ -503,6 +505,7 @@ func TestAMarkThatCannotBeReadOnlyDelaysElision(t *testing.T) {
 		s.ack("c", m)
 		time.Sleep(2 * time.Second)
 		s.counter(s.elided(), 1, "elided with a mark")
+		synctest.Wait()
 		if asked > 30 {
 			t.Errorf("the mark was asked for %d times in a minute", asked)
 		}
