@@ -1,8 +1,11 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +43,7 @@ type client struct {
 	mu     sync.Mutex
 	jobs   map[jobKey]*job
 	flight map[event.ID]*flight // sent and not acked
+	landed map[event.ID]*flight // acked while a replay ran that may have looked before
 }
 
 // limiter is a token bucket that holds a tenth of a second.
@@ -67,7 +71,15 @@ func (m *moment) move(offset int64, at time.Time) {
 type flight struct {
 	job   *job
 	at    time.Time
-	acked chan struct{}
+	acked chan struct{} // closed by the ack
+	over  chan struct{} // closed when its job waits for the ack no more
+	wait  []*job        // other replays that wait for that; guarded by the client's mu
+}
+
+// otherFlight is a message that another replay of the client has sent.
+type otherFlight struct {
+	id event.ID
+	*flight
 }
 
 func (c *client) running(k jobKey) *job {
@@ -88,19 +100,35 @@ func (c *client) remove(k jobKey, j *job) {
 	if c.jobs[k] == j {
 		delete(c.jobs, k)
 	}
+	c.rest()
 }
 
-// cancel ends the replays that match. They are forgotten and their events are finished at once, so that a new subscribe begins
-// a new one.
+// cancel ends the replays that match. They are forgotten at once, with what they have in flight, and their events are finished:
+// a new subscribe begins a new replay, which must not take for delivered what an earlier connection was sent.
 func (c *client) cancel(match func(*job) bool, why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	over := make(map[*job]bool)
 	for k, j := range c.jobs {
 		if match(j) {
 			j.cancel(why)
 			j.report()
 			delete(c.jobs, k)
+			over[j] = true
 		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(c.flight), event.ID.Compare) { // all are cancelled: none sends what another had
+		if f := c.flight[id]; over[f.job] {
+			c.land(id, f)
+		}
+	}
+	c.rest()
+}
+
+// rest forgets what only running replays need. The caller holds mu.
+func (c *client) rest() {
+	if len(c.jobs) == 0 {
+		clear(c.landed)
 	}
 }
 
@@ -117,18 +145,54 @@ func (c *client) idleSince(now time.Time) time.Duration {
 // ack notes that the client has acknowledged a message.
 func (c *client) ack(id event.ID) {
 	c.mu.Lock()
-	f := c.flight[id]
-	delete(c.flight, id)
-	c.mu.Unlock()
-	if f != nil {
+	defer c.mu.Unlock()
+	if f := c.flight[id]; f != nil {
 		close(f.acked)
-		<-c.window
+		c.land(id, f)
+		if len(c.jobs) > 0 {
+			c.landed[id] = f
+		}
 	}
 }
 
-// place waits for room in the window and takes it for a message. It returns false when the message is on its way already, for
-// another filter of the client.
-func (c *client) place(ctx context.Context, j *job, id event.ID, patience time.Duration) (*flight, bool, error) {
+// land takes a message out of flight and frees its place. Who waits for that asks for admission again, eldest first. The caller
+// holds mu.
+func (c *client) land(id event.ID, f *flight) {
+	slices.SortFunc(f.wait, func(a, b *job) int {
+		return cmp.Or(cmp.Compare(a.event.Offset, b.event.Offset), cmp.Compare(a.replay.Rule, b.replay.Rule))
+	})
+	for _, j := range f.wait {
+		j.place = j.o.r.admit.ask()
+	}
+	f.wait = nil
+	delete(c.flight, id)
+	close(f.over)
+	<-c.window
+}
+
+// wait adds a replay to those that wait for a flight's end, and gives its place to others; false when the end has come.
+func (c *client) wait(j *job, f *flight) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.isOver() {
+		return false
+	}
+	j.leave()
+	f.wait = append(f.wait, j)
+	return true
+}
+
+// leaveWait takes a replay back from those; false when the end has come.
+func (c *client) leaveWait(j *job, f *flight) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.wait = slices.DeleteFunc(f.wait, func(w *job) bool { return w == j })
+	return !f.isOver()
+}
+
+// place waits for room in the window and takes it for a message. When the message is on its way already for another replay of the
+// client, or was acked a moment ago, it returns that flight as other.
+func (c *client) place(ctx context.Context, j *job, id event.ID, patience time.Duration) (mine, other *flight, err error) {
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
@@ -137,32 +201,49 @@ func (c *client) place(ctx context.Context, j *job, id event.ID, patience time.D
 		select {
 		case c.window <- struct{}{}:
 		case <-t.C:
-			return nil, false, errNotAcking
+			return nil, nil, errNotAcking
 		case <-ctx.Done():
-			return nil, false, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
 		}
 	}
-	f := &flight{job: j, at: time.Now(), acked: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, taken := c.flight[id]; taken {
-		<-c.window
-		return nil, false, nil
+	if other = c.flight[id]; other == nil {
+		other = c.landed[id]
 	}
-	c.flight[id] = f
-	return f, true, nil
+	if ctx.Err() != nil || other != nil { // cancel holds mu: it sees this flight, or this sees the cancel
+		<-c.window
+		return nil, other, context.Cause(ctx)
+	}
+	mine = &flight{job: j, at: time.Now(), acked: make(chan struct{}), over: make(chan struct{})}
+	c.flight[id] = mine
+	return mine, nil, nil
 }
 
 // giveUp takes back the place of a message whose ack is not waited for any more. It returns false when the ack came first.
 func (c *client) giveUp(id event.ID, f *flight) bool {
 	c.mu.Lock()
-	mine := c.flight[id] == f
-	if mine {
-		delete(c.flight, id)
+	defer c.mu.Unlock()
+	if c.flight[id] == f {
+		c.land(id, f)
 	}
-	c.mu.Unlock()
-	if mine {
-		<-c.window
+	return !f.isAcked()
+}
+
+func (f *flight) isOver() bool {
+	select {
+	case <-f.over:
+		return true
+	default:
+		return false
 	}
-	return mine
+}
+
+func (f *flight) isAcked() bool {
+	select {
+	case <-f.acked:
+		return true
+	default:
+		return false
+	}
 }

@@ -42,6 +42,7 @@ type job struct {
 
 	sent    map[event.ID]*flight // nil = it had expired
 	order   []event.ID           // of sent, un-acked only, eldest first
+	others  []otherFlight        // on their way for other replays of the client
 	count   int                  // messages sent in this slice
 	floors  map[event.Topic]event.ID
 	started bool   // the first message is out
@@ -172,6 +173,10 @@ func (j *job) passes(ctx context.Context) error {
 		if err == nil {
 			err = j.drain(ctx)
 		}
+		left := false
+		if err == nil {
+			left, err = j.await(ctx)
+		}
 		if errors.Is(err, errNotAcking) {
 			if err = j.park(ctx); err == nil {
 				continue
@@ -185,7 +190,7 @@ func (j *job) passes(ctx context.Context) error {
 			return err
 		}
 		switch {
-		case j.count > before:
+		case j.count > before, left:
 		case !v.Complete:
 			// The writers lag. What is missing comes near by itself.
 			if err := Sleep(ctx, j.o.r.Limits.Patience/10); err != nil {
@@ -271,9 +276,13 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 			return context.Cause(ctx)
 		}
 	}
-	f, fresh, err := j.c.place(ctx, j, m.ID, r.Limits.AckTimeout)
-	if err != nil || !fresh {
+	f, other, err := j.c.place(ctx, j, m.ID, r.Limits.AckTimeout)
+	switch {
+	case err != nil:
 		return err
+	case other != nil:
+		j.others = append(j.others, otherFlight{m.ID, other})
+		return nil
 	}
 	out := Outgo{Message: m, QoS: min(m.QoS, j.replay.QoS), Remaining: remaining}
 	for attempt := 1; ; attempt++ {
@@ -338,14 +347,12 @@ func (j *job) published(ctx context.Context, m sinks.Message, f *flight) error {
 // collect forgets the un-acked messages whose ack has come.
 func (j *job) collect() {
 	j.order = slices.DeleteFunc(j.order, func(id event.ID) bool {
-		select {
-		case <-j.sent[id].acked:
-			j.o.r.Metrics.ReplayMessages.WithLabelValues(messageAcked).Inc()
-			j.o.r.Metrics.ReplayUnacked.Dec()
-			j.retries = 0
-			return true
-		default:
+		if !j.sent[id].isAcked() {
 			return false
 		}
+		j.o.r.Metrics.ReplayMessages.WithLabelValues(messageAcked).Inc()
+		j.o.r.Metrics.ReplayUnacked.Dec()
+		j.retries = 0
+		return true
 	})
 }

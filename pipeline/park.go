@@ -41,6 +41,39 @@ func waitAck(ctx context.Context, f *flight, d time.Duration) error {
 	return nil
 }
 
+// await waits for what other replays of the client have on its way. It tells whether any of that was not acked: then it is left
+// for this replay.
+func (j *job) await(ctx context.Context) (left bool, err error) {
+	for len(j.others) > 0 {
+		f := j.others[0]
+		if err := j.awaitOne(ctx, f.flight); err != nil {
+			return false, err
+		}
+		j.others = j.others[1:]
+		if f.isAcked() {
+			j.sent[f.id] = f.flight // not again in this replay
+		} else {
+			left = true
+		}
+	}
+	return left, nil
+}
+
+// awaitOne gives the place to others until a flight is over.
+func (j *job) awaitOne(ctx context.Context, f *flight) error {
+	if !j.c.wait(j, f) {
+		return nil
+	}
+	select {
+	case <-f.over: // with a place in the line, see land
+	case <-ctx.Done():
+		if j.c.leaveWait(j, f) {
+			return context.Cause(ctx)
+		}
+	}
+	return j.enter(ctx)
+}
+
 // enter waits for a place among the active replays.
 func (j *job) enter(ctx context.Context) error {
 	r := j.o.r

@@ -335,7 +335,8 @@ func (o *owner) client(id event.ClientID) *client {
 	if c == nil {
 		c = &client{
 			id: id, window: make(chan struct{}, o.r.Limits.Window), jobs: make(map[jobKey]*job), seen: make(map[string]int64),
-			flight: make(map[event.ID]*flight), pace: limiter(o.r.Limits.ClientRate),
+			flight: make(map[event.ID]*flight), landed: make(map[event.ID]*flight),
+			pace: limiter(o.r.Limits.ClientRate),
 		}
 		o.clients[id] = c
 	}
