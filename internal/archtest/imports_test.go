@@ -76,7 +76,7 @@ var homes = []struct {
 	module string
 	in     []string
 }{
-	{"github.com/segmentio/kafka-go", []string{"pipeline/kafkalog/...", "bench/..."}},
+	{"github.com/segmentio/kafka-go", []string{"pipeline/kafkalog/...", "internal/stack/...", "bench/..."}},
 	{"github.com/eclipse/paho.golang", []string{"mqtt/...", "bench/..."}},
 	{"github.com/mochi-mqtt/server/v2", []string{"mqtt/embedded/...", "bench/..."}},
 	{"github.com/gocql/gocql", []string{"sinks/cassandra/...", "bench/..."}},
