@@ -213,31 +213,6 @@ func (c *Client) dialer() *kafka.Dialer {
 	}
 }
 
-// dial connects to the leader of a partition. The end of ctx aborts it at any point, a login that hangs included.
-func (c *Client) dial(ctx context.Context, tp pipeline.TP, leader kafka.Broker) (*kafka.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	var stop func() bool
-	d := c.dialer()
-	d.Timeout = 0 // ctx has it
-	d.DialFunc = func(dialing context.Context, network, addr string) (net.Conn, error) {
-		nc, err := (&net.Dialer{}).DialContext(dialing, network, addr)
-		if err == nil {
-			stop = context.AfterFunc(ctx, func() { _ = nc.Close() })
-		}
-		return nc, err
-	}
-	conn, err := d.DialPartition(ctx, "tcp", "", kafka.Partition{Topic: tp.Topic, ID: tp.Part, Leader: leader})
-	if stop != nil && !stop() && err == nil {
-		_ = conn.Close()
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s, the leader of %v: %w", address(leader), tp, err)
-	}
-	return conn, nil
-}
-
 // again calls fn until it succeeds or a few seconds have passed: a leader that moved and a pooled connection that broke are not
 // worth an error.
 func (c *Client) again(ctx context.Context, fn func() error) error {

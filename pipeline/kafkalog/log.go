@@ -125,12 +125,12 @@ type idleConns struct {
 }
 
 type idleConn struct {
-	conn   *kafka.Conn
+	conn   *fetchConn
 	leader string
 	expire *time.Timer
 }
 
-func (i *idleConns) take(tp pipeline.TP, leader string) *kafka.Conn {
+func (i *idleConns) take(tp pipeline.TP, leader string) *fetchConn {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	c := i.conns[tp]
@@ -145,7 +145,7 @@ func (i *idleConns) take(tp pipeline.TP, leader string) *kafka.Conn {
 	return c.conn
 }
 
-func (i *idleConns) put(tp pipeline.TP, leader string, conn *kafka.Conn) {
+func (i *idleConns) put(tp pipeline.TP, leader string, conn *fetchConn) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed || i.conns[tp] != nil {

@@ -4,29 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/segmentio/kafka-go"
 
-	"github.com/restante/restante/event"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/pipeline"
 )
 
-// answerGrace is how long after the wait it asked for a stream gives its broker to answer.
-const answerGrace = 5 * time.Second
-
 type stream struct {
 	client *Client
 	tp     pipeline.TP
-	next   int64 // of the next fetch; what is in buf lies below it
-	buf    []pipeline.Record
-	last   int            // records in the last fetch, a guess for the next
-	room   []event.Header // for the headers of the records to come
+	left   recordSet // of the last fetch, what was not given out; its pos is that of the stream
+	buf    *buffer   // what left lies in; nil when that is nothing
+	usual  int       // records in the last Fetch, a guess for the next
+	keeper keeper
 
-	conn   *kafka.Conn
+	conn   *fetchConn
 	leader string
 
 	tries     int       // failures in a row
@@ -38,8 +34,11 @@ type stream struct {
 
 var _ pipeline.Stream = (*stream)(nil)
 
-// empty is the value of a record without bytes: kafka-go reads it back as nil, which would mean no value.
-var empty = []byte{}
+// buffer is the memory of one fetch.
+type buffer struct{ answer, inflated []byte }
+
+// buffers are lent to streams while they hold records that they have not given out.
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // Open does not wait for the leader: the first Fetch does.
 func (l *log) Open(ctx context.Context, tp pipeline.TP, from int64) (pipeline.Stream, error) {
@@ -53,62 +52,52 @@ func (l *log) Open(ctx context.Context, tp pipeline.TP, from int64) (pipeline.St
 		return nil, fault.Fatal(fmt.Errorf("open %v at offset %d: there is no such place", tp, from))
 	}
 	return &stream{
-		client: l.client, tp: tp, next: from,
+		client: l.client, tp: tp, left: recordSet{pos: from},
 		trouble: trouble{log: l.client.log.With("topic", tp.Topic, "partition", tp.Part)},
 		records: l.client.metrics.consumedRecords.WithLabelValues(l.group, tp.Topic),
 		bytes:   l.client.metrics.consumedBytes.WithLabelValues(l.group, tp.Topic),
 	}, nil
 }
 
-// Fetch returns what is left of the last fetch without a round trip.
+// Position is the offset before which all is given out. It also passes offsets that have no record (markers of transactions,
+// what compaction has taken), as soon as they were fetched. It is valid after Close, too.
+func (s *stream) Position() int64 { return s.left.pos }
+
+// Fetch returns what is left of the last fetch without a round trip. It returns early, and nothing, when all that came within
+// wait are offsets without records: Position tells.
 func (s *stream) Fetch(ctx context.Context, limit int, wait time.Duration) ([]pipeline.Record, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if len(s.buf) == 0 {
-		if err := s.fill(ctx, wait); err != nil {
-			return nil, err
-		}
-	}
-	n := min(max(limit, 1), len(s.buf))
-	if n == 0 {
-		return nil, nil
-	}
-	out := s.buf[:n:n]
-	s.buf = s.buf[n:]
-	return out, nil
-}
-
-// fill fetches until there is a record or wait is over. Errors of brokers and connections are waited out.
-func (s *stream) fill(ctx context.Context, wait time.Duration) error {
-	end := time.Now().Add(wait)
+	begin, end := s.Position(), time.Now().Add(wait)
 	for {
-		if d := time.Until(s.notBefore); d > 0 {
+		if d := time.Until(s.notBefore); d > 0 && s.buf == nil {
 			if err := sleep(ctx, min(d, time.Until(end))); err != nil {
-				return err
+				return nil, err
 			}
 			if time.Until(s.notBefore) > 0 {
-				return nil
+				return nil, nil
 			}
 		}
-		err := mark(s.fetch(ctx, max(time.Until(end), time.Millisecond)))
+		recs, err := s.take(ctx, max(limit, 1), max(time.Until(end), time.Millisecond))
+		err = mark(err)
 		switch {
 		case err == nil:
 			s.tries = 0
 			s.trouble.over(ctx, "fetch")
 		case ctx.Err() != nil:
 			s.drop()
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		case errors.Is(err, kafka.OffsetOutOfRange):
-			return fmt.Errorf("fetch %v at offset %d: %w", s.tp, s.next, pipeline.ErrGap)
+			return nil, fmt.Errorf("fetch %v at offset %d: %w", s.tp, s.Position(), pipeline.ErrGap)
 		case fault.IsFatal(err):
 			s.drop()
-			return fmt.Errorf("fetch %v: %w", s.tp, err)
+			return nil, fmt.Errorf("fetch %v: %w", s.tp, err)
 		default:
 			s.failed(ctx, err)
 		}
-		if len(s.buf) > 0 || !time.Now().Before(end) {
-			return nil
+		if len(recs) > 0 || s.Position() > begin || !time.Now().Before(end) {
+			return recs, nil
 		}
 	}
 }
@@ -129,6 +118,19 @@ func (s *stream) drop() {
 		_ = s.conn.Close()
 		s.conn = nil
 	}
+	s.release()
+}
+
+// release gives the buffer of the last fetch back.
+func (s *stream) release() {
+	if s.buf == nil {
+		return
+	}
+	s.buf.inflated = s.left.end()
+	if cap(s.buf.answer)+cap(s.buf.inflated) <= 4*s.client.cfg.FetchBytes { // what grew for an uncommon batch is not kept
+		buffers.Put(s.buf)
+	}
+	s.buf = nil
 }
 
 func (s *stream) connect(ctx context.Context) error {
@@ -145,6 +147,47 @@ func (s *stream) connect(ctx context.Context) error {
 	return err
 }
 
+// take returns records of the last fetch, and fetches anew when none is left. What came before an error is returned without it:
+// it shows again.
+func (s *stream) take(ctx context.Context, limit int, wait time.Duration) ([]pipeline.Record, error) {
+	if s.buf == nil {
+		if err := s.fetch(ctx, wait); err != nil {
+			return nil, err
+		}
+	}
+	var (
+		out  []pipeline.Record
+		raw  rawRecord
+		size int
+	)
+	for len(out) < limit && s.left.next(&raw) {
+		if out == nil {
+			out = make([]pipeline.Record, 0, min(limit, max(s.left.left+1, s.usual+s.usual/8)))
+		}
+		out = append(out, pipeline.Record{})
+		n, err := s.keeper.record(&out[len(out)-1], s.tp, &raw)
+		if err != nil {
+			out = out[:len(out)-1]
+			s.left.refuse(&raw, err)
+			break
+		}
+		size += n
+	}
+	s.left.advance() // beyond what holds no records
+	if err := s.left.err; err != nil && len(out) == 0 {
+		return nil, err
+	}
+	if s.left.ended() {
+		s.release()
+	}
+	if len(out) > 0 {
+		s.usual = len(out)
+		s.records.Add(float64(len(out)))
+		s.bytes.Add(float64(size))
+	}
+	return out, nil
+}
+
 // fetch makes one round trip. The end of ctx closes the connection and so ends it at once.
 func (s *stream) fetch(ctx context.Context, wait time.Duration) error {
 	if s.conn == nil {
@@ -154,83 +197,35 @@ func (s *stream) fetch(ctx context.Context, wait time.Duration) error {
 		}
 	}
 	conn := s.conn
-	if err := conn.SetDeadline(time.Now().Add(wait + answerGrace)); err != nil {
-		return err
-	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	err := s.read(conn, wait)
+	most := s.client.cfg.FetchBytes
+	size, err := conn.ask(s.left.pos, most, wait)
+	var answer fetched
+	if err == nil {
+		s.buf, _ = buffers.Get().(*buffer)
+		answer, err = conn.answer(&s.buf.answer, size, most)
+	}
 	if !stop() {
 		s.drop()
+		return context.Cause(ctx)
 	}
-	return err
-}
-
-func (s *stream) read(conn *kafka.Conn, wait time.Duration) error {
-	if _, err := conn.Seek(s.next, kafka.SeekAbsolute|kafka.SeekDontCheck); err != nil {
+	if err != nil {
+		s.release()
 		return err
 	}
-	batch := conn.ReadBatchWith(kafka.ReadBatchConfig{
-		MinBytes: 1, MaxBytes: s.client.cfg.FetchBytes, MaxWait: wait,
-	})
-	var (
-		buf  []pipeline.Record
-		size int
-		err  = batch.Err()
-	)
-	for err == nil {
-		var m kafka.Message
-		if m, err = batch.ReadMessage(); err != nil {
-			break
-		}
-		if m.Offset < s.next {
-			continue
-		}
-		if buf == nil {
-			buf = make([]pipeline.Record, 0, max(s.last+s.last/8, 16))
-		}
-		size += len(m.Key) + len(m.Value)
-		buf = append(buf, pipeline.Record{})
-		s.fillIn(&buf[len(buf)-1], &m, &size)
-		s.next = m.Offset + 1
+	if answer.throttle > 0 {
+		s.notBefore = time.Now().Add(answer.throttle)
 	}
-	s.next = max(s.next, batch.Offset()) // beyond what compaction took
-	_ = batch.Close()                    // err is what it would say
-	if len(buf) > 0 {
-		s.buf, s.last = buf, len(buf)
-		s.room = nil
-		s.records.Add(float64(len(buf)))
-		s.bytes.Add(float64(size))
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, kafka.RequestTimedOut) { // the end of the batch; nothing came
-		return nil
-	}
-	return err
-}
-
-func (s *stream) fillIn(r *pipeline.Record, m *kafka.Message, size *int) {
-	*r = pipeline.Record{TP: s.tp, Offset: m.Offset, Wire: event.Wire{Key: m.Key, Value: m.Value, Time: m.Time}}
-	if r.Value == nil {
-		r.Value = empty
-	}
-	if len(m.Headers) > 0 {
-		const piece = 512 // headers are made for some records at once
-		if len(s.room) < len(m.Headers) {
-			s.room = make([]event.Header, max(piece, len(m.Headers)))
-		}
-		r.Headers, s.room = s.room[:len(m.Headers):len(m.Headers)], s.room[len(m.Headers):]
-		for i, h := range m.Headers {
-			r.Headers[i] = event.Header{Key: h.Key, Value: h.Value}
-			*size += len(h.Key) + len(h.Value)
-		}
-	}
+	s.left.reset(answer.set, s.buf.inflated)
+	return nil
 }
 
 // Close hands the connection back for the next stream of the partition.
 func (s *stream) Close() error {
+	s.release()
 	if s.conn != nil {
 		s.client.idle.put(s.tp, s.leader, s.conn)
 		s.conn = nil
 	}
-	s.buf = nil
 	return nil
 }
