@@ -2,11 +2,12 @@
 
 GO       ?= go
 TOOL      = $(GO) tool -modfile=tools/go.mod
+SERVERS   = $(GO) run ./internal/stack/servers
 FUZZTIME ?= 1m
 BENCH    ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race vet lint fmt vuln fuzz bench soak check
+.PHONY: help build test race servers vet lint fmt vuln fuzz bench soak check
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,10 +16,13 @@ build: ## Build the commands into bin/.
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
 test: ## Run every test once, with the race detector, in a random order.
-	$(GO) test -race -shuffle=on -timeout 14m ./...
+	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -shuffle=on -timeout 14m ./...
 
 race: ## Hunt for races: run every test three times over, each time in another order.
-	$(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
+	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
+
+servers: ## Start Kafka, Cassandra and DynamoDB Local for work by hand; Ctrl-C stops them.
+	@$(SERVERS)
 
 vet: ## Run go vet.
 	$(GO) vet ./...

@@ -80,8 +80,10 @@ func prepare(ctx context.Context, kind Kind) (*install, error) {
 			return nil, fmt.Errorf("format a directory for kafka: %w", err)
 		}
 	}
-	if err := in.train(ctx); err != nil {
-		return nil, err
+	if recipes[kind].archive {
+		if err := in.train(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return in, nil
 }

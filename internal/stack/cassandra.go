@@ -12,6 +12,7 @@ import (
 
 var cassandraRecipe = recipe{
 	ports:   2, // clients, other nodes
+	archive: true,
 	flags:   cassandraFlags(),
 	prepare: prepareCassandra,
 	main: func(_ *install, s site) []string {
@@ -69,8 +70,7 @@ storage_port: %[2]d
 authenticator: PasswordAuthenticator
 authorizer: CassandraAuthorizer
 role_manager: CassandraRoleManager
-commitlog_sync: periodic
-commitlog_sync_period: 10000ms
+%[4]s
 commitlog_directory: %[3]s/commitlog
 data_file_directories: [%[3]s/data]
 saved_caches_directory: %[3]s/saved_caches
@@ -82,13 +82,18 @@ const cassandraLogback = `<configuration>
   <appender name="out" class="ch.qos.logback.core.ConsoleAppender">
     <encoder><pattern>%d{HH:mm:ss.SSS} %-5level %logger{20} %msg%n</pattern></encoder>
   </appender>
-  <root level="INFO"><appender-ref ref="out"/></root>
+  <logger name="org.apache.cassandra.db.commitlog" level="INFO"/>
+  <root level="WARN"><appender-ref ref="out"/></root>
 </configuration>
 `
 
 func prepareCassandra(_ *install, s site) error {
 	data := filepath.Join(s.dir, "data")
-	yaml := fmt.Sprintf(cassandraYAML, s.ports[0], s.ports[1], data)
+	commitLog := "commitlog_sync: batch"
+	if s.fast {
+		commitLog = "commitlog_sync: periodic\ncommitlog_sync_period: 10000ms"
+	}
+	yaml := fmt.Sprintf(cassandraYAML, s.ports[0], s.ports[1], data, commitLog)
 	return errors.Join(
 		os.Mkdir(data, 0o750),
 		os.WriteFile(filepath.Join(s.dir, "cassandra.yaml"), []byte(yaml), 0o600),

@@ -13,13 +13,17 @@ import (
 
 var dynamoDBRecipe = recipe{
 	ports: 1,
-	flags: []string{"-Xms64m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"},
+	// No archive: one of its jars names its own directory as a place of classes, which Java refuses.
+	flags: []string{
+		"-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
+		"-XX:+UnlockDiagnosticVMOptions", "-XX:-BytecodeVerificationRemote",
+	},
 	prepare: func(_ *install, s site) error {
 		return os.Mkdir(filepath.Join(s.dir, "data"), 0o750)
 	},
 	main: func(in *install, s site) []string {
 		where := []string{"-dbPath", filepath.Join(s.dir, "data")}
-		if s.memory {
+		if s.fast {
 			where = []string{"-inMemory"}
 		}
 		return append([]string{
@@ -33,14 +37,14 @@ var dynamoDBRecipe = recipe{
 
 // pingDynamoDB asks for the tables without signing: a server that serves answers with them or with its refusal, as JSON.
 func pingDynamoDB(ctx context.Context, endpoint string, _ int) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader("{}"))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader("{}")) //nolint:gosec // an address of the tests
 	if err != nil {
 		return err
 	}
 	req.Header.Set("X-Amz-Target", "DynamoDB_20120810.ListTables")
 	req.Header.Set("Content-Type", "application/x-amz-json-1.0")
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
+	resp, err := client.Do(req) //nolint:gosec // an address of the tests
 	if err != nil {
 		return err
 	}

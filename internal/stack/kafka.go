@@ -17,10 +17,11 @@ import (
 
 var kafkaRecipe = recipe{
 	ports:   2, // clients and other nodes, controllers
+	archive: true,
 	flags:   []string{"-Xms192m", "-Xmx192m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"},
 	prepare: prepareKafka,
 	main: func(_ *install, s site) []string {
-		return []string{"kafka.Kafka", filepath.Join(s.dir, "server.properties")}
+		return []string{"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "kafka.Kafka", filepath.Join(s.dir, "server.properties")}
 	},
 	address: func(s site) string { return loopback(s.ports[0]) },
 	ping:    pingKafka,

@@ -25,6 +25,7 @@ const stopLimit = 60 * time.Second
 // recipe is how a kind of server is started.
 type recipe struct {
 	ports   int
+	archive bool                                                       // of loaded classes: Java can make one
 	flags   []string                                                   // of Java
 	prepare func(in *install, s site) error                            // writes what the server reads; s.dir is new
 	main    func(in *install, s site) []string                         // properties, the main class and its arguments
@@ -44,11 +45,11 @@ func Ping(ctx context.Context, kind Kind, address string) error {
 
 // site is where one server lives, for all its starts.
 type site struct {
-	dir    string
-	ports  []int
-	node   int     // from 0
-	nodes  [][]int // the ports of all nodes of the cluster
-	memory bool    // nothing need be kept on disk, where the server knows how
+	dir   string
+	ports []int
+	node  int     // from 0
+	nodes [][]int // the ports of all nodes of the cluster
+	fast  bool    // nothing need outlive its end
 }
 
 // Server is a real server, a child of this process. Its methods may be called from any goroutine.
@@ -70,8 +71,9 @@ type Config struct {
 	Dir string
 	// Nodes is the number of nodes, 1 when it is 0. Only Kafka has more.
 	Nodes int
-	// Memory lets DynamoDB keep its tables in memory: faster, and gone with its end.
-	Memory bool
+	// Fast lets the servers forget at their end what they acknowledged: DynamoDB keeps its tables in memory, and Cassandra does not wait
+	// for its commit log, of which a kill takes the last tenth of a second.
+	Fast bool
 }
 
 // Start starts servers and returns when each of them serves. The first use of a kind fetches its jars. When it fails nothing is left
@@ -88,14 +90,14 @@ func Start(ctx context.Context, c Config) ([]*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return startNodes(ctx, in, startPlan{dir: c.Dir, nodes: nodes, memory: c.Memory})
+	return startNodes(ctx, in, startPlan{dir: c.Dir, nodes: nodes, fast: c.Fast})
 }
 
 type startPlan struct {
-	dir    string
-	nodes  int
-	memory bool
-	java   []string
+	dir   string
+	nodes int
+	fast  bool
+	java  []string
 	// take is takePorts where a test does not know better.
 	take func(dir string, n int) ([]port, error)
 }
@@ -140,7 +142,7 @@ func newNodes(in *install, plan startPlan, try int) ([]*Server, error) {
 	servers := make([]*Server, plan.nodes)
 	for i := range servers {
 		s := site{
-			dir: filepath.Join(plan.dir, fmt.Sprintf("%s-%d.%d", in.kind, i+1, try)), ports: all[i], node: i, nodes: all, memory: plan.memory,
+			dir: filepath.Join(plan.dir, fmt.Sprintf("%s-%d.%d", in.kind, i+1, try)), ports: all[i], node: i, nodes: all, fast: plan.fast,
 		}
 		servers[i] = &Server{in: in, site: s, held: held[i*r.ports : (i+1)*r.ports], java: plan.java, ended: true}
 		if err = os.Mkdir(s.dir, 0o750); err == nil {
@@ -167,8 +169,9 @@ func startAll(ctx context.Context, servers []*Server) error {
 
 func portWasTaken(servers []*Server) bool {
 	return slices.ContainsFunc(servers, func(s *Server) bool {
-		end := strings.ToLower(tail(s.Log()))
-		return strings.Contains(end, "address already in use") || strings.Contains(end, "in use by another process")
+		text, err := os.ReadFile(s.Log())
+		log := strings.ToLower(string(text))
+		return err == nil && (strings.Contains(log, "address already in use") || strings.Contains(log, "in use by another process"))
 	})
 }
 
@@ -199,13 +202,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if !s.ended {
 		return fmt.Errorf("start %s: it runs already", s.in.kind)
 	}
-	r := recipes[s.in.kind]
-	argv := slices.Concat(s.in.java, r.flags, s.java)
-	if s.in.archive != "" {
-		argv = append(argv, "-XX:SharedArchiveFile="+s.in.archive)
-	}
-	argv = slices.Concat(argv, []string{"-cp", s.in.classPath}, r.main(s.in, s.site))
-	p, err := spawn(argv, s.site.dir, s.Log())
+	p, err := s.launch()
 	if err != nil {
 		return err
 	}
@@ -217,14 +214,39 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
+// launch starts the process, which does not serve yet.
+func (s *Server) launch() (*process, error) {
+	r := recipes[s.in.kind]
+	argv := slices.Concat(s.in.java, r.flags, s.java)
+	if s.in.archive != "" {
+		argv = append(argv, "-XX:SharedArchiveFile="+s.in.archive)
+	}
+	argv = slices.Concat(argv, []string{"-cp", s.in.classPath}, r.main(s.in, s.site))
+	return spawn(argv, s.site.dir, s.Log())
+}
+
 // await returns when the server serves.
 func (s *Server) await(ctx context.Context, p *process) error {
 	ctx, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
+	// An attempt ends with the process, too: what listens there instead may never answer.
+	alive, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer close(stop)
+	watch.Go(func() {
+		select {
+		case <-p.exited:
+			cancel()
+		case <-stop:
+		}
+	})
 	r := recipes[s.in.kind]
 	var said error
 	for {
-		attempt, cancel := context.WithTimeout(ctx, pingLimit)
+		attempt, cancel := context.WithTimeout(alive, pingLimit)
 		said = r.ping(attempt, s.Address(), len(s.site.nodes))
 		cancel()
 		select {
@@ -308,7 +330,7 @@ func (s *Server) Close() error {
 
 func (s *Server) free() { freePorts(s.held) }
 
-// died tells of a server that ended although nobody asked it to.
+// died tells, with the end of its log, of a server that ended although nobody asked it to.
 func (s *Server) died() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

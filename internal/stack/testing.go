@@ -101,7 +101,7 @@ func (e *entry) start(ctx context.Context, kind Kind) (err error) {
 	if e.dir, err = os.MkdirTemp("", "restante-stack-"); err != nil {
 		return err
 	}
-	if e.servers, err = Start(ctx, Config{Kind: kind, Dir: e.dir, Memory: true}); err != nil {
+	if e.servers, err = Start(ctx, Config{Kind: kind, Dir: e.dir, Fast: true}); err != nil {
 		return err
 	}
 	e.address = e.servers[0].Address()
@@ -110,7 +110,7 @@ func (e *entry) start(ctx context.Context, kind Kind) (err error) {
 
 // Shared gives the address of a server of the kind that other tests use at the same time: host:port for Kafka (several, parted by commas,
 // when the environment gives them) and Cassandra, the URL of the endpoint for DynamoDB. The test must not stop it, and must keep to
-// keyspaces, tables, topics and groups of its own, named by [Unique]. DynamoDB keeps its tables in memory.
+// keyspaces, tables, topics and groups of its own, named by [Unique]. It runs as [Config].Fast says.
 //
 // The test is skipped when there is neither an address in the environment nor Java, and fails then if RESTANTE_REQUIRE_SERVERS is set.
 func Shared(tb testing.TB, kind Kind) string {
@@ -122,8 +122,8 @@ func Shared(tb testing.TB, kind Kind) string {
 	return address
 }
 
-// Own starts a server of the kind for this test alone, which may stop, kill, pause and restart it; it ends with the test. Its data is on
-// disk and outlives Stop and Kill. The test fails when the server ends by itself, and shows the end of its log whenever it fails.
+// Own starts a server of the kind for this test alone, which may stop, kill, pause and restart it; it ends with the test. What it
+// acknowledged outlives Stop and Kill. The test fails when the server ends by itself, and shows the end of its log whenever it fails.
 //
 // Without Java it skips or fails as [Shared] does. What the environment names is not used.
 func Own(tb testing.TB, kind Kind) *Server {
