@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"time"
 )
 
 // cqlConn is one connection by Cassandra's native protocol, version 4: as much of it as it takes to log in and to run statements.
 // A driver would do more than that while a server starts: it would log, reconnect in the background and look for other nodes.
-type cqlConn struct{ conn net.Conn }
+type cqlConn struct {
+	conn    net.Conn
+	release func() bool // of the context that ends it
+}
 
 // The opcodes of the frames that are used here.
 const (
@@ -43,7 +45,7 @@ func (e *cqlError) Error() string {
 	return fmt.Sprintf("cassandra error 0x%04x: %s", e.code, e.message)
 }
 
-// cqlLogin connects and logs in. The connection ends with ctx's deadline at the latest.
+// cqlLogin connects and logs in. The connection ends with ctx at the latest.
 func cqlLogin(ctx context.Context, address, user, password string) (_ *cqlConn, err error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -54,14 +56,7 @@ func cqlLogin(ctx context.Context, address, user, password string) (_ *cqlConn, 
 			_ = conn.Close()
 		}
 	}()
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(time.Minute)
-	}
-	if err := conn.SetDeadline(deadline); err != nil {
-		return nil, err
-	}
-	c := &cqlConn{conn: conn}
+	c := &cqlConn{conn: conn, release: context.AfterFunc(ctx, func() { _ = conn.Close() })}
 	startup := cqlString(cqlString(binary.BigEndian.AppendUint16(nil, 1), "CQL_VERSION"), "3.0.0")
 	op, _, err := c.call(opStartup, startup)
 	if err != nil {
@@ -95,7 +90,10 @@ func (c *cqlConn) query(statement string) ([]byte, error) {
 	return result, nil
 }
 
-func (c *cqlConn) close() { _ = c.conn.Close() }
+func (c *cqlConn) close() {
+	c.release()
+	_ = c.conn.Close()
+}
 
 // call sends a frame and reads the one that answers it.
 func (c *cqlConn) call(op byte, body []byte) (byte, []byte, error) {

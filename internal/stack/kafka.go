@@ -146,11 +146,7 @@ func pingBroker(ctx context.Context, address string, nodes int) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return err
-		}
-	}
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	brokers, err := conn.Brokers()
 	if err != nil {
 		return fmt.Errorf("ask %s for its brokers: %w", address, err)
