@@ -81,9 +81,12 @@ type Log interface {
 
 // Stream reads one partition in order. It is not safe for concurrent use.
 type Stream interface {
-	// Fetch returns at least one and at most limit records, or none when nothing came within wait. It reconnects by itself
-	// where that is safe; an error means that the stream must be closed and opened anew. ErrGap: see there.
+	// Fetch returns at least one and at most limit records, or none when nothing came within wait, or only offsets that hold
+	// no record: Position tells. It reconnects by itself where that is safe; an error means that the stream must be closed and
+	// opened anew. ErrGap: see there.
 	Fetch(ctx context.Context, limit int, wait time.Duration) ([]Record, error)
+	// Position is the offset before which everything has been returned. It passes offsets that hold no record.
+	Position() int64
 	Close() error
 }
 

@@ -302,6 +302,28 @@ func TestASilentBrokerIsNotAnEmptyTail(t *testing.T) {
 	})
 }
 
+// Another producer's transaction may end the partition: its marker takes an offset, and no record ever comes for it.
+func TestATailThatEndsInOffsetsWithoutRecordsIsComplete(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStack(t, 1)
+		tail := startTail(s, &calls{}, nil)
+		s.publish("t/1", "a")
+		s.cluster.Mark(s.messages(0))
+		s.publish("t/1", "b")
+		s.cluster.Mark(s.messages(0))
+		s.cluster.Mark(s.messages(0))
+		began := time.Now()
+		v, err := tail.View(t.Context(), filterOf(t, "t/1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"a", "b"}, v.Pending(topicOf(t, "t/1"))); diff != "" || !v.Complete || time.Since(began) > time.Second {
+			t.Errorf("after %v, complete %v; pending:\n%s", time.Since(began), v.Complete, diff)
+		}
+	})
+}
+
 func TestAnExactFilterReadsOnePartitionAWildcardAll(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

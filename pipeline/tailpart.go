@@ -150,6 +150,9 @@ func (p *tailPart) read(ctx context.Context, t *Tail) error {
 			p.pos = r.Offset + 1
 			empty = -1
 		}
+		if at := p.stream.Position(); at > p.pos { // markers of transactions, say: nothing lies there
+			p.pos, empty = at, -1
+		}
 		if len(recs) == 0 && empty == 2 {
 			return fmt.Errorf("offset %d: %w", p.pos, errNoAnswer)
 		}

@@ -361,6 +361,9 @@ func readRange(ctx context.Context, l Log, tp TP, from, to int64, each func(Reco
 			each(r)
 			from = r.Offset + 1
 		}
+		if at := s.Position(); at > from { // offsets that hold no record
+			from, empty = at, 0
+		}
 	}
 	if from < to {
 		return fmt.Errorf("offset %d of %s: %w", from, tp, errNoAnswer)

@@ -614,7 +614,8 @@ func (silence) Fetch(ctx context.Context, _ int, wait time.Duration) ([]pipeline
 	return nil, nil
 }
 
-func (silence) Close() error { return nil }
+func (silence) Position() int64 { return 0 }
+func (silence) Close() error    { return nil }
 
 func TestAWorkerBeginsAtTheFirstRecordWhenNothingIsCommitted(t *testing.T) {
 	t.Parallel()

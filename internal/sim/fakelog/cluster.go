@@ -91,7 +91,8 @@ type Cluster struct {
 type part struct {
 	first int64
 	recs  []pipeline.Record
-	more  chan struct{} // closed when something changes
+	marks map[int64]bool // offsets that hold no record
+	more  chan struct{}  // closed when something changes
 }
 
 func (p *part) end() int64 { return p.first + int64(len(p.recs)) }
@@ -157,7 +158,20 @@ func (c *Cluster) Put(records ...pipeline.Outgoing) {
 	}
 }
 
-// Records returns what a partition holds.
+// Mark takes an offset that holds no record, as the end of a transaction does.
+func (c *Cluster) Mark(tp pipeline.TP) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.parts[tp]
+	if p.marks == nil {
+		p.marks = make(map[int64]bool)
+	}
+	p.marks[p.end()] = true
+	p.recs = append(p.recs, pipeline.Record{TP: tp, Offset: p.end()})
+	p.changed()
+}
+
+// Records returns what a partition holds, marks included.
 func (c *Cluster) Records(tp pipeline.TP) []pipeline.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/restante/restante/pipeline"
@@ -123,7 +124,11 @@ func (s *stream) Fetch(ctx context.Context, limit int, wait time.Duration) ([]pi
 	return recs, nil
 }
 
+// Position is behind all that was returned, and behind the marks that follow.
+func (s *stream) Position() int64 { return s.next }
+
 func (s *stream) look(ctx context.Context, op string, limit int) (recs []pipeline.Record, more <-chan struct{}, err error) {
+	next := s.next
 	err = s.c.do(ctx, Call{Op: op, TP: s.tp, Offset: s.next}, func() error {
 		p, err := s.c.c.part(s.tp)
 		if err != nil {
@@ -134,15 +139,15 @@ func (s *stream) look(ctx context.Context, op string, limit int) (recs []pipelin
 		}
 		recs = append(recs, p.recs[s.next-p.first:]...)
 		recs = recs[:min(limit, len(recs))]
+		next += int64(len(recs))
+		recs = slices.DeleteFunc(recs, func(r pipeline.Record) bool { return p.marks[r.Offset] })
 		more = p.more
 		return nil
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	if n := len(recs); n > 0 {
-		s.next = recs[n-1].Offset + 1
-	}
+	s.next = next
 	return recs, more, nil
 }
 
