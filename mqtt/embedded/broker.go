@@ -190,8 +190,8 @@ func (g *gate) close() <-chan struct{} {
 // finished is called when mochi is through with a connection, whatever became of it.
 func (b *Broker) finished(w *wire, err error) {
 	w.unlock()
-	if w.session.Load() != nil && !w.unparked {
-		b.unpark(w.client, w) // the connection ended before: the session keeps it
+	if w.session.Load() != nil {
+		b.leave(w.client, w)
 	}
 	w.open()
 	b.gone(w, "tcp_closed") // unless OnDisconnect came

@@ -53,13 +53,16 @@ func (w *wire) prepare(cl *mochi.Client, id uint16, out bool) {
 	s := w.session.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cl.IsTakenOver() {
+		return // what is aside is the next connection's
+	}
 	entry, ok := cl.State.Inflight.Get(id)
 	switch {
 	case ok && out && !outbound(entry):
 		s.aside[id] = entry
 		cl.State.Inflight.Delete(id)
 	case ok && !out && outbound(entry):
-		w.stash = &entry
+		s.stash = &entry
 		cl.State.Inflight.Delete(id)
 	}
 	if in, ok := s.aside[id]; ok && !out {
@@ -68,16 +71,39 @@ func (w *wire) prepare(cl *mochi.Client, id uint16, out bool) {
 	}
 }
 
+// reserve keeps the packet id of a publish from deliveries while the publish waits for the log: mochi's answer would take the
+// place of a delivery that got the id meanwhile.
+func (w *wire) reserve(cl *mochi.Client, id uint16) {
+	s := w.session.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case cl.IsTakenOver():
+	case s.stash != nil:
+		cl.State.Inflight.Set(*s.stash)
+	default:
+		if entry, ok := cl.State.Inflight.Get(id); ok && outbound(entry) {
+			s.stash = &entry // it came after prepare
+			return
+		}
+		cl.State.Inflight.Set(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Reserved}, PacketID: id})
+	}
+}
+
 // acked makes the event of a PUBACK or of the first PUBREC. One with an error code counts as well: the client has the
 // message and will not take it another time.
 func (h *hook) acked(cl *mochi.Client, w *wire, pk packets.Packet) {
+	s := w.session.Load()
+	s.mu.Lock()
 	entry, ok := cl.State.Inflight.Get(pk.PacketID)
 	m := markOf(entry)
 	if !ok || m.id.IsZero() || (pk.FixedHeader.Type == packets.Puback) != (entry.FixedHeader.Qos == 1) {
+		s.mu.Unlock()
 		return
 	}
 	head := h.head()
-	watched := w.session.Load().acked(m.id, head.At)
+	watched := s.acked(m.id, head.At)
+	s.mu.Unlock()
 	if w.own {
 		h.cfg.Count(mqtt.CountOwnEvent)
 		return
@@ -114,9 +140,11 @@ func (h *hook) restore(cl *mochi.Client, w *wire, id uint16) {
 	s := w.session.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cl.IsTakenOver() {
+		return // what is aside is the next connection's
+	}
 	entry, taken := cl.State.Inflight.Get(id)
-	if stash := w.stash; stash != nil && stash.PacketID == id {
-		w.stash = nil
+	if stash := s.stash; stash != nil && stash.PacketID == id {
 		switch {
 		case taken && outbound(entry):
 			// Another delivery got the id in the moment that it was free. The client's ack could mean either: neither is
@@ -124,12 +152,16 @@ func (h *hook) restore(cl *mochi.Client, w *wire, id uint16) {
 			cl.State.Inflight.Delete(id)
 			delete(s.inflight, markOf(entry).id)
 			delete(s.inflight, markOf(*stash).id)
+			s.stash = nil
 			h.cfg.Count(mqtt.CountDroppedID)
 			return
 		case taken:
 			s.aside[id] = entry
 		}
 		cl.State.Inflight.Set(*stash)
+		if !cl.IsTakenOver() { // else it may have been too late for the copy
+			s.stash = nil
+		}
 		return
 	}
 	if in, ok := s.aside[id]; ok && !taken {
@@ -138,14 +170,32 @@ func (h *hook) restore(cl *mochi.Client, w *wire, id uint16) {
 	}
 }
 
+// unstash ends the handling of an inbound packet that mochi gave up.
+func (h *hook) unstash(cl *mochi.Client, w *wire) {
+	s := w.session.Load()
+	s.mu.Lock()
+	stash := s.stash
+	s.mu.Unlock()
+	if stash != nil {
+		h.restore(cl, w, stash.PacketID)
+	}
+}
+
 // settle frees the place of a delivery that is finished.
 func (w *wire) settle(cl *mochi.Client, id uint16) {
-	if entry, ok := cl.State.Inflight.Get(id); ok && outbound(entry) {
-		return // a PUBREC: the PUBCOMP is still to come
-	}
 	s := w.session.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !cl.IsTakenOver() { // the ack was in time for the copy, or there is none
+		s.acking = event.ID{}
+	}
+	entry, ok := cl.State.Inflight.Get(id)
+	if ok && entry.FixedHeader.Type == packets.Pubrel {
+		return // the PUBCOMP is still to come
+	}
+	if ok && outbound(entry) && markOf(entry).id == w.sent[id] {
+		return // an ack that settles nothing; where the ids differ, a new delivery has got the packet id already
+	}
 	delete(w.sent, id)
 	s.room()
 }
@@ -196,7 +246,7 @@ func (h *hook) await(cl *mochi.Client, w *wire, pk packets.Packet) bool {
 		s.mu.Lock()
 		was, ok := w.sent[pk.PacketID]
 		sent := ok && was == id
-		switch entry, ok := cl.State.Inflight.Get(pk.PacketID); {
+		switch entry, ok := s.delivery(cl, pk.PacketID); {
 		case pk.Ignore:
 			s.mu.Unlock()
 			return true // ours: it has its place
@@ -205,8 +255,8 @@ func (h *hook) await(cl *mochi.Client, w *wire, pk packets.Packet) bool {
 			return true
 		case resent:
 			// It came into the session after resume looked: it must not overtake what is parked.
-			if ok && markOf(entry) == markOf(pk) {
-				w.park(cl, entry)
+			if ok && markOf(entry) == markOf(pk) && !entry.FixedHeader.Dup {
+				s.park(cl, entry)
 			}
 			w.swallow.Store(true)
 			s.mu.Unlock()
@@ -214,8 +264,12 @@ func (h *hook) await(cl *mochi.Client, w *wire, pk packets.Packet) bool {
 		case sent || !ok || markOf(entry) != markOf(pk):
 			s.mu.Unlock()
 			return false // the resend took it along, or it was moved, or has expired
-		case len(w.parked) == 0 && len(w.sent) < w.limit:
+		case w.isClosed():
+			s.mu.Unlock()
+			return true // to fail: the client has not got it
+		case len(s.parked) == 0 && len(w.sent) < w.limit:
 			w.sent[pk.PacketID] = id
+			s.sending(cl, entry)
 			s.mu.Unlock()
 			return true
 		}
@@ -251,14 +305,13 @@ func (h *hook) OnQosDropped(cl *mochi.Client, pk packets.Packet) {
 	if w == nil || w.session.Load() == nil {
 		return
 	}
-	s := w.session.Load()
-	if id := markOf(pk).id; !id.IsZero() {
-		s.forget(id)
+	if cl.IsTakenOver() {
+		return // the next connection has it
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(w.sent, pk.PacketID)
-	s.room()
+	// Its place stays taken, since the client may still acknowledge what it has got.
+	if id := markOf(pk).id; !id.IsZero() {
+		w.session.Load().forget(id)
+	}
 }
 
 // OnPublishDropped runs in the publisher's goroutine: the write queue of a client was full.

@@ -49,6 +49,8 @@ func (b *Broker) Publish(ctx context.Context, to event.ClientID, m pipeline.Outg
 	for {
 		has, changed := b.enter(cl, w, &pk, m.ID)
 		switch {
+		case has == nowhere:
+			return nobody, nil
 		case has == onItsWay:
 			return pipeline.Outcome{}, nil
 		case has == acknowledged:
@@ -101,6 +103,7 @@ type has byte
 
 const (
 	nothing has = iota
+	nowhere     // there is no such client any more
 	onItsWay
 	acknowledged
 )
@@ -111,8 +114,11 @@ func (b *Broker) enter(cl *mochi.Client, w *wire, pk *packets.Packet, id event.I
 	s := w.session.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cl.IsTakenOver() || w.isClosed() {
+		return nowhere, nil
+	}
 	if pid, ok := s.inflight[id]; ok {
-		if entry, ok := cl.State.Inflight.Get(pid); ok && markOf(entry).id == id {
+		if entry, ok := s.delivery(cl, pid); ok && markOf(entry).id == id {
 			s.watched[id] = struct{}{}
 			return onItsWay, nil
 		}
@@ -122,7 +128,7 @@ func (b *Broker) enter(cl *mochi.Client, w *wire, pk *packets.Packet, id event.I
 		delete(s.recent, id)
 		return acknowledged, nil
 	}
-	if len(w.sent) >= w.limit || len(w.parked) > 0 || cl.State.Inflight.Len() >= int(b.cfg.MaxInflight) {
+	if len(w.sent) >= w.limit || len(s.parked) > 0 || cl.State.Inflight.Len() >= int(b.cfg.MaxInflight) {
 		return nothing, s.changed
 	}
 	pid, err := cl.NextPacketID()
@@ -132,7 +138,11 @@ func (b *Broker) enter(cl *mochi.Client, w *wire, pk *packets.Packet, id event.I
 	pk.PacketID = uint16(pid) //nolint:gosec // up to 65,535
 	w.sent[pk.PacketID] = id
 	s.inflight[id] = pk.PacketID
-	cl.State.Inflight.Set(*pk)
+	s.sending(cl, *pk)
+	if cl.IsTakenOver() {
+		// Perhaps the next connection has a copy. If so it finds the id, if not it finds that the id leads nowhere.
+		return nowhere, nil
+	}
 	return nothing, nil
 }
 
@@ -142,12 +152,14 @@ func (b *Broker) write(cl *mochi.Client, w *wire, pk packets.Packet, id event.ID
 	if err == nil {
 		return pipeline.Outcome{}, nil
 	}
-	cl.State.Inflight.Delete(pk.PacketID)
 	s := w.session.Load()
 	s.mu.Lock()
-	delete(w.sent, pk.PacketID)
-	delete(s.inflight, id)
-	s.room()
+	if !cl.IsTakenOver() { // else the next connection has it
+		cl.State.Inflight.Delete(pk.PacketID)
+		delete(w.sent, pk.PacketID)
+		delete(s.inflight, id)
+		s.room()
+	}
 	s.mu.Unlock()
 	if errors.Is(err, packets.ErrPacketTooLarge) {
 		return pipeline.Outcome{}, fault.Poison(fmt.Errorf("deliver %s to %q: larger than the %d bytes that the client takes", id, cl.ID, w.maxPacket))

@@ -114,9 +114,7 @@ func (h *hook) expiry(cl *mochi.Client) time.Duration {
 // OnDisconnect ends a connection that was established.
 func (h *hook) OnDisconnect(cl *mochi.Client, err error, expire bool) {
 	w := wireOf(cl)
-	if w.stash != nil {
-		h.restore(cl, w, w.stash.PacketID) // of a packet that mochi found invalid
-	}
+	h.unstash(cl, w) // of a packet that mochi found invalid
 	if expire && !cl.IsTakenOver() {
 		h.sessions.drop(cl.ID, w.session.Load())
 	}

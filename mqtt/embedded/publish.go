@@ -13,7 +13,7 @@ import (
 
 // OnPublish comes before the PUBACK, the routing and the retained store: all of them wait until the event is durable. For a
 // will the client is a stand-in without a connection.
-func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
+func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (_ packets.Packet, rejected error) {
 	w := wireOf(cl)
 	if w != nil {
 		if !h.busy.enter() {
@@ -21,10 +21,13 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 			return pk, packets.ErrRejectPacket
 		}
 		w.publishing = true
-		// While this goroutine waits others must find the packet id taken.
-		if w.stash != nil {
-			cl.State.Inflight.Set(*w.stash)
-			defer func() { cl.State.Inflight.Delete(pk.PacketID) }()
+		if pk.FixedHeader.Qos > 0 {
+			w.reserve(cl, pk.PacketID)
+			defer func() {
+				if rejected != nil { // else mochi puts its answer there
+					cl.State.Inflight.Delete(pk.PacketID)
+				}
+			}()
 		}
 	}
 	topic, err := event.ParseTopic(pk.TopicName)

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/restante/restante/event"
@@ -21,6 +22,13 @@ type session struct {
 	// recent are messages acknowledged shortly after the last SUBSCRIBE, until then: a replay may still ask for them.
 	recent map[event.ID]struct{}
 	until  time.Time
+	// stash is an outbound packet put aside while mochi handles an inbound one of the same id.
+	stash *packets.Packet
+	// acking is the message whose ack is in hand: a connection that takes over at this moment may have got a copy of it.
+	acking event.ID
+	// parked are deliveries of a resumed session that wait for acks, since they exceed the client's receive maximum, or for
+	// the resend to be over. One without a packet id is in no in-flight map; one with an id is, unless it is done with.
+	parked []packets.Packet
 	// changed is closed and renewed when room was made.
 	changed chan struct{}
 	// overflowed says that a delivery was dropped since the last new subscription.
@@ -39,16 +47,36 @@ func newSession() *session {
 	}
 }
 
+// delivery is what is in flight under a packet id, be it put aside. The caller holds mu.
+func (s *session) delivery(cl *mochi.Client, id uint16) (packets.Packet, bool) {
+	if s.stash != nil && s.stash.PacketID == id {
+		return *s.stash, true
+	}
+	return cl.State.Inflight.Get(id)
+}
+
+// sending notes in mochi's map, which the next connection inherits, that the client may have got the delivery under this
+// packet id. The caller holds mu.
+func (s *session) sending(cl *mochi.Client, pk packets.Packet) {
+	pk.FixedHeader.Dup = true
+	if s.stash != nil && s.stash.PacketID == pk.PacketID {
+		s.stash = &pk
+		if entry, ok := cl.State.Inflight.Get(pk.PacketID); !ok || !outbound(entry) {
+			return
+		}
+	}
+	cl.State.Inflight.Set(pk)
+}
+
 // room wakes whoever waits for room. The caller holds mu.
 func (s *session) room() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// acked notes an ack and tells whether the replayer waits for it. now is the broker's clock.
+// acked notes an ack and tells whether the replayer waits for it. now is the broker's clock. The caller holds mu.
 func (s *session) acked(id event.ID, now time.Time) (watched bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.acking = id
 	_, watched = s.watched[id]
 	delete(s.watched, id)
 	delete(s.inflight, id)

@@ -51,13 +51,11 @@ type wire struct {
 	publishing  bool // between OnPublish and OnPacketProcessed
 	dupPublish  bool // the PUBLISH in hand is a repetition
 	existed     []bool
-	stash       *packets.Packet // an outbound packet put aside while mochi handles an inbound one of the same id
 
 	session  atomic.Pointer[session] // set right before the CONNACK; its mutex guards what follows
 	sent     map[uint16]event.ID
-	unparked bool // what is parked is in mochi's map as well
+	unparked bool // what the session has parked has packet ids of this connection
 	pumping  sync.Mutex
-	parked   []packets.Packet // in flight beyond the receive maximum at a resume: to be sent as acks come
 }
 
 const (
