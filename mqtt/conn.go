@@ -73,7 +73,7 @@ func (c *conn) run(ctx, work context.Context, accept pipeline.Accept) error {
 	wg.Wait()
 	c.subscribed.Store(false)
 	select { // paho sends the acks in its own time
-	case <-time.After(5 * ackInterval):
+	case <-time.After(25 * ackInterval):
 	case <-work.Done():
 	}
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
