@@ -247,6 +247,9 @@ func (h *hook) await(cl *mochi.Client, w *wire, pk packets.Packet) bool {
 		was, ok := w.sent[pk.PacketID]
 		sent := ok && was == id
 		switch entry, ok := s.delivery(cl, pk.PacketID); {
+		case w.isClosed():
+			s.mu.Unlock()
+			return true // to fail: the client has not got it
 		case pk.Ignore:
 			s.mu.Unlock()
 			return true // ours: it has its place
@@ -264,9 +267,6 @@ func (h *hook) await(cl *mochi.Client, w *wire, pk packets.Packet) bool {
 		case sent || !ok || markOf(entry) != markOf(pk):
 			s.mu.Unlock()
 			return false // the resend took it along, or it was moved, or has expired
-		case w.isClosed():
-			s.mu.Unlock()
-			return true // to fail: the client has not got it
 		case len(s.parked) == 0 && len(w.sent) < w.limit:
 			w.sent[pk.PacketID] = id
 			s.sending(cl, entry)

@@ -234,6 +234,8 @@ func (h *hook) OnQosPublish(cl *mochi.Client, pk packets.Packet, _ int64, _ int)
 	}
 	s := w.session.Load()
 	switch {
+	case cl.IsTakenOver() && pk.FixedHeader.Dup:
+		return // of mochi's resend: its publisher moves it
 	case cl.IsTakenOver():
 		if s == nil { // it ended before its CONNACK
 			s = h.sessions.get(cl.ID)
@@ -295,9 +297,15 @@ func (h *hook) insert(s *session, cl *mochi.Client, w *wire, pk packets.Packet) 
 	id := markOf(pk).id
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cl.IsTakenOver() {
+		return false // the next connection may have looked at what is parked already
+	}
 	entry, ok := s.delivery(cl, s.inflight[id])
 	if ok && markOf(entry).id == id || slices.ContainsFunc(s.parked, func(p packets.Packet) bool { return markOf(p).id == id }) {
 		return false
+	}
+	if w.session.Load() == nil && slices.ContainsFunc(cl.State.Inflight.GetAll(false), func(p packets.Packet) bool { return markOf(p).id == id }) {
+		return false // copied, and resume did not note it
 	}
 	pid, err := cl.NextPacketID()
 	if err != nil {
