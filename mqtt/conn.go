@@ -26,6 +26,7 @@ type conn struct {
 	k          int
 	filters    []string
 	subscribed atomic.Bool
+	acks       *acks
 
 	mu    sync.Mutex
 	queue []*item
@@ -45,7 +46,7 @@ type item struct {
 }
 
 func newConn(s *Source, k int, filters []string) *conn {
-	return &conn{Source: s, k: k, filters: filters, wake: make(chan struct{}, 1)}
+	return &conn{Source: s, k: k, filters: filters, wake: make(chan struct{}, 1), acks: newAcks()}
 }
 
 func (c *conn) run(ctx, work context.Context, accept pipeline.Accept) error {
@@ -72,10 +73,7 @@ func (c *conn) run(ctx, work context.Context, accept pipeline.Accept) error {
 	close(taken)
 	wg.Wait()
 	c.subscribed.Store(false)
-	select { // paho sends the acks in its own time
-	case <-time.After(25 * ackInterval):
-	case <-work.Done():
-	}
+	c.acks.wait(work, ackPatience)
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return l.close(bye)
@@ -100,6 +98,7 @@ func (c *conn) client() autopaho.ClientConfig {
 			ClientID:                   fmt.Sprintf("%singest-%d-%d", c.cfg.Prefix, c.cfg.Ordinal, c.k),
 			EnableManualAcknowledgment: true,
 			SendAcksInterval:           ackInterval,
+			Session:                    c.acks,
 			OnPublishReceived:          []func(paho.PublishReceived) (bool, error){c.receive},
 		},
 	}
@@ -272,8 +271,12 @@ func (c *conn) acknowledge(work context.Context, accept pipeline.Accept, taken <
 			continue
 		}
 		c.order.leave(it.place)
+		if it.packet.QoS > 0 {
+			c.acks.expect(it.packet.PacketID)
+		}
 		// An error means that the connection is gone: the broker repeats the message.
 		if err := it.client.Ack(it.packet); err != nil {
+			c.acks.settled(it.packet.PacketID)
 			c.cfg.Log.DebugContext(work, "ack came too late", "client", c.k, "err", err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 const (
 	ackInterval       = 2 * time.Millisecond
+	ackPatience       = 2 * time.Second // at a stop, for acks that are not written since the connection hangs
 	receiveMaximum    = 1024
 	minSessionExpiry  = time.Hour
 	defSessionExpiry  = 24 * time.Hour
