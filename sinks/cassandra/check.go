@@ -264,7 +264,7 @@ func (c *Config) askOne(ctx context.Context, host string) Server {
 		Idempotent(true).Scan(&name)
 	switch {
 	case errors.Is(err, gocql.ErrNotFound):
-		s.Err = fault.Fatal(fmt.Errorf("keyspace %s is missing: %s, or put keyspace right in the config", c.Keyspace, migrateAdvice))
+		s.Err = fault.Fatal(c.missingKeyspace())
 	case err != nil:
 		s.Err = explain("read the keyspaces", err)
 	}

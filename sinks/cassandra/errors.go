@@ -99,6 +99,8 @@ func classify(err error) (class, string) {
 		return fatal, migrateAdvice
 	case errors.As(err, &dns):
 		return transient, "put hosts right in the config, or the name into DNS"
+	case strings.Contains(err.Error(), "authentication required"):
+		return fatal, loginAdvice
 	case strings.Contains(err.Error(), "unexpected authenticator"):
 		return fatal, "this login is of a kind that Restante cannot speak"
 	case strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: "):

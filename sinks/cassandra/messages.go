@@ -19,6 +19,8 @@ const (
 	pageBytes    = 4 << 20
 	firstRowSize = 16 << 10
 	leastRows    = 10
+	// mostOdd is how many rows without an id of ours in a row are read over.
+	mostOdd = 10_000
 )
 
 // row is a row of mqtt_msg as it is read; what somebody else wrote may have nulls.
@@ -96,6 +98,7 @@ type walk struct {
 	todo  []span // the last one is next
 
 	got    []sinks.Message // in reading order
+	extra  int             // rows to read beside, because of odd ones
 	dear   bool            // it met so much that a mark would help
 	others bool            // rows that are not ours
 }
@@ -156,7 +159,7 @@ func (w *walk) halve(p span, err error) error {
 func (w *walk) page(ctx context.Context, p span) (rows []row, full bool, err error) {
 	s, size := w.store, 0
 	limit := int(min(max(pageBytes/s.rowSize.Load(), leastRows), pageRows))
-	limit = min(limit, max(w.q.Limit-len(w.got), 1))
+	limit = min(limit, max(w.q.Limit-len(w.got), 1)) + w.extra
 	q := selectMessages
 	if w.q.Newest {
 		q = selectNewest
@@ -203,10 +206,15 @@ func (w *walk) take(ctx context.Context, rows []row, p span, full bool) error {
 	if !full {
 		return nil
 	}
-	last, err := event.ParseID(rows[len(rows)-1].msgid)
-	if err != nil || p.after.Compare(last) >= 0 || p.until.Compare(last) < 0 {
-		return fmt.Errorf("read messages of %.80q: row %.40q stands where no id is: remove it", w.q.Topic, rows[len(rows)-1].msgid)
+	last, ok := reached(rows)
+	if !ok { // nothing was kept of the page: a larger one shows what stands behind the odd rows
+		if w.extra = 4 * max(w.extra, leastRows); w.extra > mostOdd {
+			return fmt.Errorf("read messages of %.80q: nothing but rows such as %.40q, whose msgid is none: remove them", w.q.Topic, rows[0].msgid)
+		}
+		w.todo = append(w.todo, p)
+		return nil
 	}
+	w.extra = 0
 	rest := span{last, p.until}
 	if w.q.Newest {
 		rest = span{p.after, last.Before()}
@@ -215,6 +223,16 @@ func (w *walk) take(ctx context.Context, rows []row, p span, full bool) error {
 		w.todo = append(w.todo, rest)
 	}
 	return nil
+}
+
+// reached is the last id of a page; false when all its rows are odd ones.
+func reached(rows []row) (event.ID, bool) {
+	for _, r := range slices.Backward(rows) {
+		if id, err := event.ParseID(r.msgid); err == nil && id.String() == r.msgid {
+			return id, true
+		}
+	}
+	return event.ID{}, false
 }
 
 // found is the message of a row; false when its key is none that an ack could remove.

@@ -95,7 +95,10 @@ func ttl(expires, now time.Time) (int, bool) {
 	if left <= 0 {
 		return 0, false
 	}
-	seconds := int64((left + time.Second - 1) / time.Second)
+	seconds := int64(left / time.Second)
+	if left%time.Second > 0 {
+		seconds++
+	}
 	if seconds > maxTTL {
 		return never, true
 	}

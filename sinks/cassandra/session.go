@@ -143,7 +143,11 @@ func dial(c *Config) (*session, error) {
 	k.Keyspace = c.Keyspace
 	g, err := k.CreateSession()
 	if err != nil {
-		return nil, explain("connect to "+c.where(), seen.or(err))
+		err = seen.or(err)
+		if errors.Is(err, gocql.ErrNoConnectionsStarted) && !c.hasKeyspace() {
+			return nil, fault.Fatal(c.missingKeyspace())
+		}
+		return nil, explain("connect to "+c.where(), err)
 	}
 	s := &session{Session: g}
 	if err := s.look(c); err != nil {
@@ -151,6 +155,22 @@ func dial(c *Config) (*session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// hasKeyspace is false when the keyspace is known to be missing, which the driver does not say.
+func (c *Config) hasKeyspace() bool {
+	g, err := c.cluster(&lastError{}).CreateSession()
+	if err != nil {
+		return true
+	}
+	defer g.Close()
+	var name string
+	err = g.Query(`SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?`, c.Keyspace).Idempotent(true).Scan(&name)
+	return !errors.Is(err, gocql.ErrNotFound)
+}
+
+func (c *Config) missingKeyspace() error {
+	return fmt.Errorf("keyspace %s is missing: %s, or put keyspace right in the config", c.Keyspace, migrateAdvice)
 }
 
 // where names the cluster in an error.
