@@ -75,8 +75,7 @@ var texts = []struct {
 
 // classify returns the class of an error and what to do about it.
 func classify(err error) (class, string) {
-	var re gocql.RequestError
-	if errors.As(err, &re) {
+	if re, ok := errors.AsType[gocql.RequestError](err); ok {
 		for _, t := range texts {
 			if (t.code == 0 || t.code == re.Code()) && t.re.MatchString(re.Message()) {
 				return t.class, t.advice

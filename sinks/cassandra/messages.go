@@ -44,7 +44,7 @@ func (r *row) message(t event.Topic, id event.ID, now time.Time) sinks.Message {
 		Expires: expires(r.left, now),
 	}
 	if r.qos >= 0 && r.qos <= 2 {
-		m.QoS = event.QoS(r.qos) //nolint:gosec // 0 to 2
+		m.QoS = event.QoS(r.qos)
 	}
 	return m
 }
@@ -69,10 +69,7 @@ func (s *Store) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, e
 	if !s.trusted(low) {
 		from.low = event.ID{}
 	}
-	w := &walk{store: s, q: q, low: low}
-	for _, p := range from.spans(q.After, q.Until) {
-		w.todo = append(w.todo, p)
-	}
+	w := &walk{store: s, q: q, todo: from.spans(q.After, q.Until)}
 	if !q.Newest {
 		slices.Reverse(w.todo) // the last is taken first
 	}
@@ -94,7 +91,6 @@ func (s *Store) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, e
 type walk struct {
 	store *Store
 	q     sinks.Query
-	low   lowRow
 	todo  []span // the last one is next
 
 	got    []sinks.Message // in reading order
@@ -130,11 +126,11 @@ func (w *walk) halve(p span, err error) error {
 	w.dear = true
 	w.store.cfg.Metrics.Count(Tombstones, 1)
 	a, b := p.after.Micros(), p.until.Micros()
-	// Nothing is so old or so far ahead that is worth the steps: tombstones stand where messages were of late.
+	// Tombstones stand where messages were of late: the ends are cut off first.
 	now := w.store.cfg.Now()
 	mid := a + (b-a)/2
-	for _, edge := range []time.Time{now.Add(-30 * 24 * time.Hour), now.Add(10 * time.Minute)} {
-		if at := edge.UnixMicro(); a < at && at < b && (at-a > 2*(b-at) || b-at > 2*(at-a)) {
+	for _, edge := range []time.Duration{10 * time.Minute, -markBehind, -24 * time.Hour, -30 * 24 * time.Hour} {
+		if at := now.Add(edge).UnixMicro(); at-a > time.Hour.Microseconds() && b-at > time.Minute.Microseconds() {
 			mid = at
 			break
 		}

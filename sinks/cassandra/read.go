@@ -220,7 +220,7 @@ func (s *Store) Subs(ctx context.Context, client event.ClientID) ([]sinks.Sub, e
 				s.cfg.Metrics.Count(Unreadable, 1)
 				return true
 			}
-			found = append(found, sinks.Sub{Filter: f, QoS: event.QoS(qos)}) //nolint:gosec // 0 to 2
+			found = append(found, sinks.Sub{Filter: f, QoS: event.QoS(qos)})
 			return true
 		},
 	})
