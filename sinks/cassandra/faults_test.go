@@ -267,8 +267,8 @@ func TestTheServerMayComeLater(t *testing.T) {
 		t.Skip("it starts a server of its own")
 	}
 	server := stack.Own(t, stack.Cassandra)
-	cfg := config(t)
-	cfg.Hosts, cfg.ConnectTimeout = []string{server.Address()}, 3*time.Second
+	cfg := at(server.Address())
+	cfg.ConnectTimeout = 3 * time.Second
 	if _, err := Migrate(t.Context(), cfg, false); err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func TestTheServerMayComeLater(t *testing.T) {
 	}
 	away(1)
 	back(2)
-	if err := server.Kill(); err != nil {
+	if err := server.Stop(t.Context()); err != nil { // a killed server alone would lose what it has not synced yet
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(patience + 5*time.Second)

@@ -26,8 +26,12 @@ var keyspace = "test_" + strconv.FormatInt(time.Now().UnixNano(), 36)
 // config reaches the server of the tests as the superuser of EMQX's manual.
 func config(tb testing.TB) Config {
 	tb.Helper()
+	return at(stack.Shared(tb, stack.Cassandra))
+}
+
+func at(address string) Config {
 	return Config{
-		Hosts: []string{stack.Shared(tb, stack.Cassandra)}, Keyspace: keyspace, User: "root", Password: "public", Consistency: "ONE",
+		Hosts: []string{address}, Keyspace: keyspace, User: "root", Password: "public", Consistency: "ONE",
 		// The servers of tests stand on small machines.
 		ConnectTimeout: 20 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second,
 	}

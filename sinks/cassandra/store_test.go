@@ -40,3 +40,8 @@ func TestStore(t *testing.T) {
 		},
 	})
 }
+
+func BenchmarkApply(b *testing.B) {
+	cfg := ready(b)
+	sinktest.Bench(b, opened(b, cfg))
+}
