@@ -281,7 +281,7 @@ func oddClients(ctx context.Context, e *env) error {
 }
 
 func largeBatch(ctx context.Context, e *env) error {
-	u := newUniverse(e.ns, e.clock.now())
+	u := newUniverse(e.ns, e.clock.now(), e.cfg.OneTopicAnID)
 	at := e.begin()
 	var ops []sinks.Op
 	want := map[event.Topic]int{}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"time"
 
@@ -22,10 +23,13 @@ type universe struct {
 	clients    []event.ClientID
 	filters    []event.Filter
 	everything []event.Filter // together they match all topics
+	// apart: no two topics share an id.
+	apart bool
 }
 
-func newUniverse(ns string, now time.Time) *universe {
+func newUniverse(ns string, now time.Time, apart bool) *universe {
 	u := &universe{
+		apart:   apart,
 		base:    now.Add(-10 * time.Minute).Truncate(time.Second),
 		topics:  []event.Topic{mustTopic(ns + "/a"), mustTopic(ns + "/a/é b"), mustTopic(ns + "/a-b"), mustTopic("$" + ns + "/x")},
 		clients: []event.ClientID{event.ClientID(ns + "-1"), event.ClientID(ns + " 2/+#😀")},
@@ -86,6 +90,17 @@ func (u *universe) id(i int) event.ID {
 	return event.IDOf(u.base.Add(time.Duration(i)*time.Millisecond).UnixMicro(), 0xF44200000001, uint16(i)) //nolint:gosec // small
 }
 
+// idIn is the id of message i of a topic.
+func (u *universe) idIn(t event.Topic, i int) event.ID {
+	id := u.id(i)
+	if !u.apart {
+		return id
+	}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(t.String()))
+	return event.IDOf(id.Micros(), h.Sum64(), uint16(i)) //nolint:gosec // small
+}
+
 // stamp s is the µs of an id, or of an event between two ids.
 func (u *universe) stamp(s int) int64 {
 	if s < manyIDs {
@@ -96,7 +111,7 @@ func (u *universe) stamp(s int) int64 {
 
 // message is a function of topic and id, as it is in life. Some have expired, some never do.
 func (u *universe) message(t event.Topic, i int) sinks.Message {
-	id := u.id(i)
+	id := u.idIn(t, i)
 	m := sinks.Message{
 		ID: id, Topic: t, Sender: u.clients[i%2], QoS: event.QoS(1 + i%2), Retain: i%3 == 0,
 		Payload: fmt.Appendf(nil, "payload %d of %s", i, t), Arrived: id.Time().Truncate(time.Millisecond),
@@ -121,7 +136,7 @@ func (u *universe) op(s spec) sinks.Op {
 	case 0, 1:
 		return sinks.PutMessage{Message: u.message(topic, s.id), History: s.history}
 	case 2:
-		return sinks.DeleteMessage{Topic: topic, ID: u.id(s.id), Stamp: max(u.id(s.id).Micros()+1, u.stamp(s.stamp))}
+		return sinks.DeleteMessage{Topic: topic, ID: u.idIn(topic, s.id), Stamp: max(u.id(s.id).Micros()+1, u.stamp(s.stamp))}
 	case 3: // queue mode
 		return sinks.PutAcked{Client: client, Topic: position, Message: u.id(s.id), Stamp: u.id(s.id).Micros()}
 	case 4: // pub/sub
@@ -277,7 +292,7 @@ func replays(e *env) func(*rapid.T) {
 
 // judge runs a schedule in a universe of its own and compares what it ends in with the model.
 func (e *env) judge(ctx context.Context, s schedule, inOrder bool) error {
-	u := newUniverse(space(), e.clock.now())
+	u := newUniverse(space(), e.clock.now(), e.cfg.OneTopicAnID)
 	ops := make([]sinks.Op, 0, len(s.specs))
 	for _, sp := range s.specs {
 		ops = append(ops, u.op(sp))

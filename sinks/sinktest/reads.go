@@ -38,6 +38,9 @@ func pages(ctx context.Context, e *env) error {
 		ops = append(ops, sinks.PutMessage{Message: m})
 	}
 	for i, s := range []string{"/", "/t/", "/t/1", "/tt", "/s", ""} {
+		if e.cfg.OneTopicAnID {
+			i += 10
+		}
 		ops = append(ops, sinks.PutMessage{Message: put(mustTopic(e.ns+s), at, i)})
 	}
 	slices.Reverse(ops)

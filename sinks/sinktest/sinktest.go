@@ -52,6 +52,8 @@ type Config struct {
 
 	// MaxTopic and MaxPayload are the store's documented limits in bytes; 0 = what MQTT allows, and 256 KiB.
 	MaxTopic, MaxPayload int
+	// OneTopicAnID: a message is found by its id alone, so the suite gives no two topics one id, as no broker does.
+	OneTopicAnID bool
 	// Poison makes an op that the store can never take, by a documented limit, beside the topic given; nil = there is none.
 	Poison func(topic event.Topic) sinks.Op
 }
@@ -213,7 +215,7 @@ func survives(t *testing.T, cfg Config) {
 	}
 	e := &env{cfg: cfg, ns: space()}
 	e.store = cfg.Open(t, e.clock.now)
-	u := newUniverse(e.ns, e.clock.now())
+	u := newUniverse(e.ns, e.clock.now(), e.cfg.OneTopicAnID)
 	var ops []sinks.Op
 	for seed := range 200 {
 		ops = append(ops, u.op(genSpec.Example(seed)))
