@@ -1,6 +1,7 @@
 package dynamodb_test
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -12,7 +13,13 @@ import (
 	"github.com/restante/restante/sinks/dynamodb"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(stack.Main(m)) }
+// TestMain bounds the random histories: each step is a request to a real server. A flag says otherwise.
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "25"); err != nil {
+		panic(err) // rapid has no such flag any more
+	}
+	goleak.VerifyTestMain(stack.Main(m))
+}
 
 // configOf points at a real server, with tables of the test's own.
 func configOf(tb testing.TB) dynamodb.Config {

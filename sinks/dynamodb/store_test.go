@@ -2,7 +2,6 @@ package dynamodb_test
 
 import (
 	"bytes"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -72,5 +71,3 @@ func TestPlainStoreWithTheSeedsIDsReplays(t *testing.T) {
 		c.IDFormat, c.TimeUnit, c.OnDemand = dynamodb.Base62, time.Millisecond, true
 	})
 }
-
-var _ = fmt.Sprint

@@ -1,0 +1,237 @@
+package dynamodb_test
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/sinks"
+	"github.com/restante/restante/sinks/dynamodb"
+)
+
+// bill adds up what requests of a kind cost.
+type bill struct {
+	mu    sync.Mutex
+	units float64
+	n     int
+	most  float64
+}
+
+func (b *bill) observe(operation, table string) func(dynamodb.Request) {
+	return func(r dynamodb.Request) {
+		if r.Operation != operation || r.Table != table {
+			return
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.units += r.Capacity
+		b.n++
+		b.most = max(b.most, r.Capacity)
+	}
+}
+
+func ascending(n int, at time.Time, t event.Topic, each time.Duration) (ms []sinks.Message, ops []sinks.Op) {
+	for i := range n {
+		m := message(t, at.Add(time.Duration(i)*each), 0)
+		ms, ops = append(ms, m), append(ops, sinks.PutMessage{Message: m})
+	}
+	return ms, ops
+}
+
+// TestFirstIDsStandInTheTopicsItemAndTheOthersInBuckets, listed there, and all are read, forwards and backwards.
+func TestFirstIDsStandInTheTopicsItemAndTheOthersInBuckets(t *testing.T) {
+	t.Parallel()
+	cfg := configOf(t)
+	cfg.FirstIDs, cfg.BucketMinutes, cfg.BucketBytes = 5, 1, 600
+	store := open(t, cfg)
+	topic := topicOf(t, "t/\x1f/buckets")
+	want, ops := ascending(300, time.Now().Add(-5*time.Minute), topic, time.Second)
+	for part := range slices.Chunk(ops, 7) {
+		apply(t, store, part...)
+	}
+	var first row
+	cells := 0
+	for _, r := range scan(t, cfg, "mqtt_topic_msg_map") {
+		key := r["topic"]["S"].(string)
+		if key == strings.ReplaceAll(topic.String(), "\x1f", "\x1f\x1f") {
+			first = r
+			continue
+		}
+		cells++
+		if ids := r["MsgId"]["SS"].([]string); len(ids) > 16 {
+			t.Errorf("cell %q holds %d ids", key, len(ids))
+		}
+	}
+	if n := len(first["MsgId"]["SS"].([]string)); n != 5 {
+		t.Errorf("the topic's item holds %d ids, want 5", n)
+	}
+	if n := len(first["buckets"]["SS"].([]string)); n < 5 || cells < 295/16 {
+		t.Errorf("%d buckets are listed and %d cells are there", n, cells)
+	}
+	for _, limit := range []int{1, 7, 100, 300, 1000} {
+		for _, newest := range []bool{false, true} {
+			if d := cmp.Diff(idsOf(want), idsOf(read(t, store, topic, limit, newest))); d != "" {
+				t.Fatalf("pages of %d, newest %v (-want +got):\n%s", limit, newest, d)
+			}
+		}
+	}
+	q := sinks.Query{Topic: topic, After: want[99].ID, Until: want[199].ID, Limit: 1000}
+	got, err := store.Messages(t.Context(), q)
+	if d := cmp.Diff(idsOf(want[100:200]), idsOf(got)); err != nil || d != "" {
+		t.Errorf("a range in the middle: %v (-want +got):\n%s", err, d)
+	}
+
+	// Acks take the ids out of wherever they stand.
+	var acks []sinks.Op
+	for _, m := range want {
+		acks = append(acks, sinks.DeleteMessage{Topic: topic, ID: m.ID, Stamp: m.ID.Micros() + 1})
+	}
+	apply(t, store, acks[:290]...)
+	if d := cmp.Diff(idsOf(want[290:]), idsOf(read(t, store, topic, 100, false))); d != "" {
+		t.Errorf("after the acks (-want +got):\n%s", d)
+	}
+	apply(t, store, acks[290:]...)
+	for _, r := range scan(t, cfg, "mqtt_topic_msg_map") {
+		if r["MsgId"] != nil {
+			t.Errorf("after all acks %v still holds ids", r)
+		}
+	}
+}
+
+// TestTopicsWithTheSeparatorAreNotBucketsOfOthers though their names are made for it.
+func TestTopicsWithTheSeparatorAreNotBucketsOfOthers(t *testing.T) {
+	t.Parallel()
+	cfg := configOf(t)
+	cfg.FirstIDs = 1
+	store := open(t, cfg)
+	at := time.Now().Add(-time.Minute)
+	want := map[string][]sinks.Message{}
+	topics := []string{"t"}
+	store2 := func(name string) {
+		ms, ops := ascending(4, at.Add(time.Duration(len(want))*time.Millisecond), topicOf(t, name), time.Second)
+		apply(t, store, ops...)
+		want[name] = ms
+	}
+	store2("t")
+	for _, r := range scan(t, cfg, "mqtt_topic_msg_map") {
+		if key := r["topic"]["S"].(string); key != "t" { // a cell of "t", as a topic
+			topics = append(topics, key, strings.ReplaceAll(key, "\x1f", "\x1f\x1f"))
+		}
+	}
+	if len(topics) < 3 {
+		t.Fatalf("only %q stand in the map", topics)
+	}
+	for _, name := range topics[1:] {
+		store2(name)
+	}
+	for name, ms := range want {
+		if d := cmp.Diff(idsOf(ms), idsOf(read(t, store, topicOf(t, name), 10, false))); d != "" {
+			t.Errorf("topic %q (-want +got):\n%s", name, d)
+		}
+	}
+}
+
+// TestAddsStayCheap: one id at a time, or many, and whatever waits already.
+func TestAddsStayCheap(t *testing.T) {
+	t.Parallel()
+	for _, atOnce := range []int{1, 10, 100} {
+		t.Run(fmt.Sprintf("%d at once", atOnce), func(t *testing.T) {
+			t.Parallel()
+			var b bill
+			cfg := configOf(t)
+			cfg.Observe = b.observe("UpdateItem", "mqtt_topic_msg_map")
+			store := open(t, cfg)
+			topic := topicOf(t, "t/cheap")
+			const n = 1200
+			want, ops := ascending(n, time.Now().Add(-time.Hour), topic, 100*time.Millisecond)
+			for part := range slices.Chunk(ops, atOnce) {
+				apply(t, store, part...)
+			}
+			per := b.units / n
+			t.Logf("%d ids, %d at once: %.3f WCU an id, at most %.0f an update, %d updates", n, atOnce, per, b.most, b.n)
+			if b.units == 0 || per >= 2 {
+				t.Errorf("%.2f WCU an id, want less than 2", per)
+			}
+			if d := cmp.Diff(idsOf(want), idsOf(read(t, store, topic, 500, false))); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// TestAMillionMessagesWaitOnOneTopic is for make soak.
+func TestAMillionMessagesWaitOnOneTopic(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("RESTANTE_SOAK") == "" {
+		t.Skip("RESTANTE_SOAK is not set")
+	}
+	const n, atOnce, page = 1_000_000, 500, 500
+	var b bill
+	cfg := configOf(t)
+	cfg.PoolSize, cfg.Observe = 8, b.observe("UpdateItem", "mqtt_topic_msg_map")
+	store := open(t, cfg)
+	topic, at := topicOf(t, "t/million"), time.Now().Add(-3*time.Hour)
+	const each = 10 * time.Millisecond // 100 a second
+	began := time.Now()
+	for i := 0; i < n; i += atOnce {
+		ops := make([]sinks.Op, 0, atOnce)
+		for j := i; j < i+atOnce; j++ {
+			m := message(topic, at.Add(time.Duration(j)*each), 0)
+			m.Payload = []byte("x")
+			ops = append(ops, sinks.PutMessage{Message: m})
+		}
+		apply(t, store, ops...)
+		if i%100_000 == 0 {
+			t.Logf("%d stored after %s: %.3f WCU an id, at most %.0f an update", i+atOnce, time.Since(began).Round(time.Second), b.units/float64(i+atOnce), b.most)
+		}
+	}
+	if per := b.units / n; per >= 2 {
+		t.Errorf("%.2f WCU an id, want less than 2", per)
+	}
+	before := b.units
+	const single = 200
+	for i := range single {
+		m := message(topic, at.Add(time.Duration(n+i)*each), 0)
+		apply(t, store, sinks.PutMessage{Message: m})
+	}
+	t.Logf("one at a time behind them: %.3f WCU an id", (b.units-before)/single)
+	if per := (b.units - before) / single; per >= 2 {
+		t.Errorf("%.2f WCU an id where one is added at a time, want less than 2", per)
+	}
+	began = time.Now()
+	var mem runtime.MemStats
+	var most uint64
+	found := 0
+	for q := (sinks.Query{Topic: topic, Until: event.LastIDAt(time.Now().Add(time.Hour)), Limit: page}); ; {
+		ms, err := store.Messages(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range ms {
+			if want := message(topic, at.Add(time.Duration(found)*each), 0).ID; m.ID != want {
+				t.Fatalf("message %d is %s, want %s", found, m.ID, want)
+			}
+			found++
+		}
+		if len(ms) < page {
+			break
+		}
+		q.After = ms[len(ms)-1].ID
+		if found%100_000 == 0 {
+			runtime.ReadMemStats(&mem)
+			most = max(most, mem.HeapAlloc)
+		}
+	}
+	t.Logf("%d read in pages of %d in %s; heap at most %d MB", found, page, time.Since(began).Round(time.Second), most>>20)
+	if found != n+single || most > 300<<20 {
+		t.Errorf("%d read, want %d; heap %d MB", found, n+single, most>>20)
+	}
+}
