@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/restante/restante/internal/app"
-	"github.com/restante/restante/sinks/sqlite"
 )
 
 func newMigrate() *cobra.Command {
@@ -49,12 +48,8 @@ func migrate(ctx context.Context, c app.Config, dry bool) []found {
 		all = append(all, outcome("kafka "+strings.Join(c.Kafka.Brokers, ","), err, orNothing(done)...))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Sinks)) {
-		if s := c.Sinks[name].SQLite; s != nil {
-			done, err := sqlite.Migrate(ctx, s.Path, dry)
-			all = append(all, outcome("sink "+name, err, words(done, dry)...))
-		} else {
-			all = append(all, outcome("sink "+name, nil, orNothing(nil)...))
-		}
+		done, err := c.MigrateSink(ctx, name, dry)
+		all = append(all, outcome("sink "+name, err, words(done, dry)...))
 	}
 	return all
 }

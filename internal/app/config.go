@@ -110,22 +110,6 @@ type MQTTSource struct {
 	FetchTopic     string        `yaml:"fetch_topic" doc:"The topic to which a client publishes a filter to ask for its messages; empty = off. It holds {clientid} as one level."`
 }
 
-// Sink is one sink: its type and what that type needs, in one mapping.
-type Sink struct {
-	Type   string      `yaml:"type" need:"true" one:"sqlite|memory" later:"cassandra|dynamodb" doc:"What kind of store it is. memory forgets everything at the end of the process: for tests, in restante up only."`
-	SQLite *SQLiteSink `yaml:"-"`
-	Memory *MemorySink `yaml:"-"`
-}
-
-// SQLiteSink is a SQLite database.
-type SQLiteSink struct {
-	Path         string        `yaml:"path" need:"true" doc:"The database file. Writer and replayer must see the same file."`
-	TombstoneTTL time.Duration `yaml:"tombstone_ttl" min:"1h" doc:"How long deletions are remembered: longer than kafka.messages.retention, so that a record read again brings nothing back."`
-}
-
-// MemorySink is a map in the process.
-type MemorySink struct{}
-
 // Ingest are the limits of ingest.
 type Ingest struct {
 	MaxPayload Size `yaml:"max_payload" min:"1KiB" max:"64MiB" doc:"Messages with a larger payload go to the dead letters."`
@@ -231,10 +215,7 @@ type variant interface {
 	chosen() any
 }
 
-var (
-	_ variant = (*Source)(nil)
-	_ variant = (*Sink)(nil)
-)
+var _ variant = (*Source)(nil)
 
 func (s *Source) choose(typ string) any {
 	*s = Source{Type: typ}
@@ -256,27 +237,6 @@ func (s *Source) chosen() any {
 		return s.Embedded
 	case s.MQTT != nil:
 		return s.MQTT
-	}
-	return nil
-}
-
-func (s *Sink) choose(typ string) any {
-	*s = Sink{Type: typ}
-	switch typ {
-	case "sqlite":
-		s.SQLite = &SQLiteSink{TombstoneTTL: 240 * time.Hour}
-	case "memory":
-		s.Memory = &MemorySink{}
-	}
-	return s.chosen()
-}
-
-func (s *Sink) chosen() any {
-	switch {
-	case s.SQLite != nil:
-		return s.SQLite
-	case s.Memory != nil:
-		return s.Memory
 	}
 	return nil
 }

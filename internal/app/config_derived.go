@@ -90,6 +90,21 @@ func (c Config) WithSecrets() (Config, error) {
 			c.Sources[name] = s
 		}
 	}
+	c.Sinks = maps.Clone(c.Sinks)
+	for _, name := range sortedKeys(c.Sinks) {
+		s := c.Sinks[name]
+		switch {
+		case s.Cassandra != nil:
+			k := *s.Cassandra
+			read("sinks."+name+".password_file", &k.Password, &k.PasswordFile)
+			s.Cassandra = &k
+		case s.DynamoDB != nil:
+			d := *s.DynamoDB
+			read("sinks."+name+".secret_access_key_file", &d.SecretAccessKey, &d.SecretAccessKeyFile)
+			s.DynamoDB = &d
+		}
+		c.Sinks[name] = s
+	}
 	if file := c.Delivery.SecretFile; file != "" {
 		if _, err := mqtt.LoadSecret(file); err != nil { // it may hold two keys, so it stays a file
 			faults.add("delivery.secret_file", "%s", err)

@@ -58,7 +58,16 @@ func TestBadFilesAreExplained(t *testing.T) {
 		"source without type":       {"sources:\n  x: {listen: a}\n", "sources.x.type (line 2): is missing: one of embedded, mqtt"},
 		"null source":               {"sources:\n  x:\n", "sources.x.type (line 2): is missing: one of embedded, mqtt"},
 		"source of later":           {"sources: {x: {type: exhook, listen: \":9000\"}}\n", "sources.x.type (line 1): exhook is not in this version: embedded, mqtt"},
-		"sink of later":             {"sinks: {x: {type: cassandra, hosts: [a]}}\n", "sinks.x.type (line 1): cassandra is not in this version: sqlite, memory"},
+		"cassandra without hosts":   {"sinks: {x: {type: cassandra}}\n", "sinks.x.hosts (line 1): is missing"},
+		"cassandra's consistency":   {"sinks: {x: {type: cassandra, hosts: a, consistency: local_quorom}}\n", `sinks.x.consistency (line 1): "local_quorom" is unknown: did you mean local_quorum?`},
+		"cassandra's login":         {"sinks: {x: {type: cassandra, hosts: a, password: p}}\n", "sinks.x.user (line 1): is missing: a password was given"},
+		"cassandra's keyspace":      {"sinks: {x: {type: cassandra, hosts: a, keyspace: a-b}}\n", `sinks.x.keyspace (line 1): "a-b" is no plain name: lower-case letters, digits and _, a letter first, at most 48`},
+		"dynamodb's endpoint":       {"sinks: {x: {type: dynamodb, endpoint: \"localhost:8000\"}}\n", `sinks.x.endpoint (line 1): "localhost:8000" is no URL: http://host:port or https://host`},
+		"key without secret":        {"sinks: {x: {type: dynamodb, access_key_id: k}}\n", "sinks.x.secret_access_key (line 1): is missing: access_key_id needs it, or secret_access_key_file"},
+		"secret without key":        {"sinks: {x: {type: dynamodb, secret_access_key: k}}\n", "sinks.x.access_key_id (line 1): is missing: secret_access_key needs it"},
+		"key and profile":           {"sinks: {x: {type: dynamodb, access_key_id: k, secret_access_key: s, profile: p}}\n", "sinks.x.profile (line 1): stands beside access_key_id: only one of them"},
+		"dynamodb's table prefix":   {"sinks: {x: {type: dynamodb, table_prefix: \"a b\"}}\n", `sinks.x.table_prefix (line 1): "a b" is no name for DynamoDB: letters, digits, '.', '_' and '-', at most 200`},
+		"dynamodb's unit of time":   {"sinks: {x: {type: dynamodb, time_unit: us}}\n", `sinks.x.time_unit (line 1): "us" is unknown: did you mean s?`},
 		"unknown sink type":         {"sinks: {x: {type: sqlite3}}\n", `sinks.x.type (line 1): "sqlite3" is unknown: did you mean sqlite?`},
 		"sink without a path":       {"sinks: {x: {type: sqlite}}\n", "sinks.x.path (line 1): is missing"},
 		"key of another type":       {"sinks: {x: {type: sqlite, path: a, listen: b}}\n", "sinks.x.listen (line 1): unknown key: known here are path, tombstone_ttl"},
@@ -271,7 +280,7 @@ func TestKafkaNamesAndTopics(t *testing.T) {
 func TestSourceSubscribesToWhatRulesStore(t *testing.T) {
 	t.Parallel()
 	c := example()
-	want := []string{"cmd/+/#", "log/#", "news/#", "t/#"}
+	want := []string{"cmd/+/#", "log/#", "news/#", "pool/#", "t/#"}
 	if d := cmp.Diff(want, c.SourceFilters("plant")); d != "" {
 		t.Error(d)
 	}

@@ -30,14 +30,7 @@ func (c Config) Validate() error {
 		checkName(path, name, &faults)
 		c.Sources[name].check(path, &faults)
 	}
-	for _, name := range sortedKeys(c.Sinks) {
-		path := "sinks." + name
-		checkName(path, name, &faults)
-		if s := c.Sinks[name].SQLite; s != nil && s.TombstoneTTL <= c.Kafka.Messages.Retention {
-			faults.add(path+".tombstone_ttl", "%s must be longer than kafka.messages.retention (%s): a record read again would bring a deleted message back",
-				formatDuration(s.TombstoneTTL), formatDuration(c.Kafka.Messages.Retention))
-		}
-	}
+	c.checkSinks(&faults)
 	c.checkRules(&faults)
 	c.checkDelivery(&faults)
 	if d := c.Shutdown.Drain; d+leave >= c.Kafka.SessionTimeout {

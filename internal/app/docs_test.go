@@ -25,13 +25,15 @@ const (
 
 // variants are the types of sources and sinks with their defaults, in the order of the reference.
 func variants() map[string][]any {
-	var sqlite, memory Sink
+	var cassandra, dynamodb, sqlite, memory Sink
 	var embedded, mqtt Source
+	cassandra.choose("cassandra")
+	dynamodb.choose("dynamodb")
 	sqlite.choose("sqlite")
 	memory.choose("memory")
 	embedded.choose("embedded")
 	mqtt.choose("mqtt")
-	return map[string][]any{"sources": {embedded, mqtt}, "sinks": {sqlite, memory}}
+	return map[string][]any{"sources": {embedded, mqtt}, "sinks": {cassandra, dynamodb, sqlite, memory}}
 }
 
 // example is a configuration in which every key stands.
@@ -46,7 +48,12 @@ func example() Config {
 	var sqlite Sink
 	sqlite.choose("sqlite")
 	sqlite.SQLite.Path = "restante.db"
-	c.Sinks = map[string]Sink{"history": sqlite}
+	var cassandra, dynamodb Sink
+	cassandra.choose("cassandra")
+	cassandra.Cassandra.Hosts = Addresses{"cass-1", "cass-2"}
+	dynamodb.choose("dynamodb")
+	dynamodb.DynamoDB.Region = "us-west-2"
+	c.Sinks = map[string]Sink{"archive": cassandra, "history": sqlite, "pool1": dynamodb}
 	c.Delivery.MQTT.URL = Addresses{"mqtt://broker:1883"}
 	c.Delivery.SecretFile = "/run/secrets/replay"
 	yes, ttl := true, defaultRule().TTL
@@ -60,7 +67,8 @@ func example() Config {
 			TimeRange: 48 * time.Hour, Addressee: "cmd/{clientid}/#", Wildcards: &yes, Ack: RuleAck{IgnoreClients: List{"monitor-*"}},
 		},
 		{On: "message.publish", Topic: "log/#", Do: List{"on_message_store"}, Sink: "history", TTL: 0},
-		{Preset: "emqx-offline-cassandra", Topic: "news/#", Sink: "history", TTL: ttl},
+		{Preset: "emqx-offline-cassandra", Topic: "news/#", Sink: "archive", TTL: ttl},
+		{Topic: "pool/#", Action: "save_offline_messages", Sink: "pool1", TTL: ttl},
 	}
 	return c
 }

@@ -20,8 +20,6 @@ import (
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/pipeline/kafkalog"
 	"github.com/restante/restante/sinks"
-	"github.com/restante/restante/sinks/memory"
-	"github.com/restante/restante/sinks/sqlite"
 )
 
 // Wire holds the parts that the processes share, built from one configuration.
@@ -73,8 +71,10 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 	if w.Kafka, err = OpenKafka(c, p.Registry, p.Log); err != nil {
 		return nil, err
 	}
+	stores := NewSinkMetrics(p.Registry, c, sinkNames)
 	for _, name := range sinkNames {
-		s, err := OpenSink(ctx, c.Sinks[name], p.Component == ProcessReplayer)
+		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer, Log: p.Log.With("sink", name), Metrics: stores}
+		s, err := c.OpenSink(ctx, name, parts)
 		if err != nil {
 			w.Close()
 			return nil, fmt.Errorf("sinks.%s: %w", name, err)
@@ -153,17 +153,6 @@ func (c Config) Specs() []kafkalog.TopicSpec {
 	return specs
 }
 
-// OpenSink opens one sink.
-func OpenSink(ctx context.Context, s Sink, readOnly bool) (sinks.Store, error) {
-	switch {
-	case s.SQLite != nil:
-		return sqlite.Open(ctx, sqlite.Config{Path: s.SQLite.Path, TombstoneTTL: s.SQLite.TombstoneTTL, ReadOnly: readOnly})
-	case s.Memory != nil:
-		return &memory.Store{}, nil
-	}
-	return nil, fault.Fatal(fmt.Errorf("type %q cannot be opened", s.Type))
-}
-
 // await repeats check until it succeeds, fails for good, or ctx ends. What is not there yet at the start is waited for, and said
 // once a minute.
 func (w *Wire) await(ctx context.Context, condition string, check func(context.Context) error) error {
@@ -198,7 +187,13 @@ func (w *Wire) Ready(ctx context.Context) error {
 		return err
 	}
 	for _, name := range sortedKeys(w.Stores) {
-		if err := w.await(ctx, "sink "+name, w.Stores[name].Check); err != nil {
+		check := func(ctx context.Context) error {
+			if err := w.Stores[name].Check(ctx); err != nil {
+				return err
+			}
+			return checkRetention(ctx, w.Stores[name], w.Process.Config.Kafka.Messages.Retention)
+		}
+		if err := w.await(ctx, "sink "+name, check); err != nil {
 			return fmt.Errorf("sinks.%s: %w", name, err)
 		}
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/restante/restante/internal/app"
 	"github.com/restante/restante/internal/e2e/e2etest"
-	"github.com/restante/restante/sinks/sqlite"
 )
 
 const partitions = 3
@@ -130,8 +129,8 @@ func migrateAll(ctx context.Context, config string) error {
 	if err != nil {
 		return err
 	}
-	for _, sink := range c.Sinks {
-		if _, err := sqlite.Migrate(ctx, sink.SQLite.Path, false); err != nil {
+	for name := range c.Sinks {
+		if _, err := c.MigrateSink(ctx, name, false); err != nil {
 			return err
 		}
 	}

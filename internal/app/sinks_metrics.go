@@ -1,0 +1,90 @@
+package app
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/restante/restante/sinks/cassandra"
+	"github.com/restante/restante/sinks/dynamodb"
+)
+
+// SinkMetrics are what the stores tell of their requests.
+type SinkMetrics struct {
+	duration    *prometheus.HistogramVec // sink, operation, outcome
+	events      *prometheus.CounterVec   // sink, event
+	unprocessed *prometheus.CounterVec   // sink
+	capacity    *prometheus.CounterVec   // sink, table
+}
+
+// NewSinkMetrics makes and registers them, with a series at zero for each sink and what it can tell.
+func NewSinkMetrics(reg prometheus.Registerer, c Config, names []string) *SinkMetrics {
+	m := &SinkMetrics{
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "restante_sink_request_duration_seconds", Help: "How long a request to a store took.",
+			Buckets:                     []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour,
+		}, []string{"sink", "operation", "outcome"}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "restante_sink_events_total", Help: "What a store met, by kind: retries, time-outs, tombstones and the like.",
+		}, []string{"sink", "event"}),
+		unprocessed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "restante_sink_unprocessed_items_total", Help: "Items of a batch that DynamoDB did not take and that were sent again.",
+		}, []string{"sink"}),
+		capacity: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "restante_sink_consumed_capacity_units_total", Help: "Capacity units that requests to DynamoDB consumed, by operation.",
+		}, []string{"sink", "operation"}),
+	}
+	reg.MustRegister(m.duration, m.events, m.unprocessed, m.capacity)
+	for _, name := range names {
+		switch s := c.Sinks[name]; {
+		case s.Cassandra != nil:
+			for _, k := range cassandra.Counters() {
+				m.events.WithLabelValues(name, string(k))
+			}
+			for _, r := range cassandra.Requests() {
+				m.requests(name, string(r))
+			}
+		case s.DynamoDB != nil:
+			m.unprocessed.WithLabelValues(name)
+			for _, o := range dynamodb.Operations() {
+				m.requests(name, o)
+				m.capacity.WithLabelValues(name, o)
+			}
+		}
+	}
+	return m
+}
+
+func (m *SinkMetrics) requests(sink, operation string) {
+	m.duration.WithLabelValues(sink, operation, "ok")
+	m.duration.WithLabelValues(sink, operation, "error")
+}
+
+func (m *SinkMetrics) observe(sink, operation string, took time.Duration, ok bool) {
+	outcome := "ok"
+	if !ok {
+		outcome = "error"
+	}
+	m.duration.WithLabelValues(sink, operation, outcome).Observe(took.Seconds())
+}
+
+func (m *SinkMetrics) dynamodb(sink string, r dynamodb.Request) {
+	m.observe(sink, r.Operation, r.Took, r.Err == nil)
+	m.unprocessed.WithLabelValues(sink).Add(float64(r.Unprocessed))
+	m.capacity.WithLabelValues(sink, r.Operation).Add(r.Capacity)
+}
+
+// cassandraMetrics tells of one sink.
+type cassandraMetrics struct {
+	m    *SinkMetrics
+	sink string
+}
+
+func (c cassandraMetrics) Count(k cassandra.Counter, n int) {
+	c.m.events.WithLabelValues(c.sink, string(k)).Add(float64(n))
+}
+
+func (c cassandraMetrics) Observe(r cassandra.Request, _ int, took time.Duration, ok bool) {
+	c.m.observe(c.sink, string(r), took, ok)
+}
