@@ -27,6 +27,9 @@ import (
 //     comes late of any effect. It expires after a while; then a read begins at the oldest id again, which is right, only slow.
 //  6. Somebody else who writes the table lists no hours. Where rows are seen that are not ours, the topic's mark is neither used nor
 //     moved for 30 days since the last was seen. Who loads old rows into topics that only Restante used sets Config.Foreign.
+//
+// The price: an hour stays in the list as long as its messages could live, so reads walk over the tombstones of that hour even when
+// all of its messages have been acknowledged. Only topics that had late messages pay it.
 const (
 	markBehind = time.Hour
 	markStep   = 10 * time.Minute // a mark that would move by less stays
