@@ -80,7 +80,7 @@ func report(w io.Writer, o output, all []found) error {
 func outcome(what string, err error, done ...string) found {
 	f := found{What: what, OK: err == nil, Done: done}
 	if err != nil {
-		f.Error = err.Error()
+		f.Error = strings.ReplaceAll(err.Error(), "\n", "; ") // a line a server
 	}
 	return f
 }
@@ -143,7 +143,7 @@ defaults, secrets masked.`,
 }
 
 // longestCheck bounds the check of one server.
-const longestCheck = 15 * time.Second
+const longestCheck = 30 * time.Second
 
 func checkServers(ctx context.Context, c app.Config) []found {
 	all := []found{outcome("configuration", nil)}
