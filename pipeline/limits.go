@@ -1,0 +1,44 @@
+package pipeline
+
+import "time"
+
+// Evidence says what counts as delivered.
+type Evidence string
+
+// The kinds of evidence.
+const (
+	EvidenceBroker Evidence = "broker" // the broker's acked event
+	EvidencePuback Evidence = "puback" // the broker took the message
+)
+
+// ReplayLimits bound the replays.
+type ReplayLimits struct {
+	// Window is the most un-acked messages of a client.
+	Window int
+	// Active is the most replays under way in this process; the others are parked.
+	Active int
+	// Slice is the most messages of one slice; then what is left is handed on.
+	Slice int
+	// AckTimeout is how long an ack may take before the client is parked; Retry are the pauses before it is tried again.
+	AckTimeout time.Duration
+	Retry      []time.Duration
+	// ClockSkew is how far broker clocks may be apart. 0 = the broker's clock and ingest's are one.
+	ClockSkew time.Duration
+	// Settle is how long after a replay a last look follows, for events that are late. 0 = sources lose no order.
+	Settle time.Duration
+	// Page is how many rows one read returns.
+	Page int
+	// Patience is how long a replay waits for a lagging writer before it begins with what there is.
+	Patience time.Duration
+	// ClientRate and ProcessRate are the most messages a second to one client and from this process; 0 = no limit.
+	ClientRate, ProcessRate int
+	// Drain is how long finished work may still be committed after the generation has ended.
+	Drain time.Duration
+}
+
+// DefaultReplayLimits are the limits of DESIGN §8.
+var DefaultReplayLimits = ReplayLimits{
+	Window: 16, Active: 2000, Slice: 1000, AckTimeout: 30 * time.Second,
+	Retry:     []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute},
+	ClockSkew: 2 * time.Second, Settle: 10 * time.Second, Page: 500, Patience: 3 * time.Second, Drain: 10 * time.Second,
+}
