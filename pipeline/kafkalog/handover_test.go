@@ -15,6 +15,8 @@ import (
 type member struct {
 	t      *testing.T
 	client *Client
+	group  string
+	topic  string
 	book   *book
 	slow   time.Duration // of the drain
 }
@@ -37,7 +39,7 @@ func (b *book) committed(t *testing.T, tp pipeline.TP, next int64) {
 }
 
 func (m *member) run(ctx context.Context) {
-	g, err := m.client.Group("g", topic)
+	g, err := m.client.Group(m.group, m.topic)
 	if err != nil {
 		m.t.Error(err)
 		return
@@ -71,7 +73,7 @@ func (m *member) run(ctx context.Context) {
 }
 
 func (m *member) work(ctx context.Context, gen pipeline.Generation, tp pipeline.TP, from int64) {
-	s, err := m.client.Log("g").Open(context.WithoutCancel(ctx), tp, from)
+	s, err := m.client.Log(m.group).Open(context.WithoutCancel(ctx), tp, from)
 	if err != nil {
 		m.t.Error(err)
 		return
@@ -126,7 +128,7 @@ func TestHandOverLosesNothingAndNoOffsetGoesBack(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	join := func() context.CancelFunc {
-		m := &member{t: t, client: c.open(t), book: b, slow: 50 * time.Millisecond}
+		m := &member{t: t, client: c.open(t), group: "g", topic: topic, book: b, slow: 50 * time.Millisecond}
 		ctx, cancel := context.WithCancel(t.Context())
 		wg.Go(func() { m.run(ctx) })
 		return cancel

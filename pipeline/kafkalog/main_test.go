@@ -14,10 +14,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/pipeline"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(stack.Main(m)) }
 
 const topic = "mqtt.messages"
 
