@@ -5,8 +5,10 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -233,5 +235,122 @@ func TestAMillionMessagesWaitOnOneTopic(t *testing.T) {
 	t.Logf("%d read in pages of %d in %s; heap at most %d MB", found, page, time.Since(began).Round(time.Second), most>>20)
 	if found != n+single || most > 300<<20 {
 		t.Errorf("%d read, want %d; heap %d MB", found, n+single, most>>20)
+	}
+}
+
+// TestBucketsAreRemovedOnlyWhenNoWriteCanCome: emptiness alone does not do it, nor does age.
+func TestBucketsAreRemovedOnlyWhenNoWriteCanCome(t *testing.T) {
+	t.Parallel()
+	var now atomic.Int64
+	begin := time.Now()
+	cfg := configOf(t)
+	cfg.FirstIDs, cfg.BucketMinutes = 1, 1
+	cfg.Now = func() time.Time { return begin.Add(time.Duration(now.Load())) }
+	s := open(t, cfg)
+	topic := topicOf(t, "t/1")
+	put := func(at time.Time, n int, life time.Duration) []sinks.Message {
+		ms, ops := ascending(n, at, topic, time.Second)
+		for i := range ms {
+			if life > 0 {
+				ms[i].Expires = ms[i].ID.Time().Add(life)
+				ops[i] = sinks.PutMessage{Message: ms[i]}
+			}
+		}
+		apply(t, s, ops...)
+		return ms
+	}
+	listed := func() int {
+		n := 0
+		for _, r := range scan(t, cfg, "mqtt_topic_msg_map") {
+			if r["topic"]["S"] == "t/1" && r["buckets"] != nil {
+				n += len(r["buckets"]["SS"].([]string))
+			}
+		}
+		return n
+	}
+	kept := put(begin.Add(-10*time.Minute), 3, 0) // for ever; one of them in the topic's item
+	empty := put(begin.Add(-7*time.Minute), 3, 0)
+	put(begin.Add(-4*time.Minute), 3, time.Hour) // expire
+	for _, m := range empty {
+		apply(t, s, sinks.DeleteMessage{Topic: topic, ID: m.ID, Stamp: m.ID.Micros() + 1})
+	}
+	before := listed()
+	now.Store(int64(6 * 24 * time.Hour)) // empty, expired, but young
+	late := put(cfg.Now().Add(-3*time.Minute), 2, 0)
+	if n := listed(); n < before+1 {
+		t.Errorf("%d buckets are listed after 6 days, want the %d and a new one", n, before)
+	}
+	now.Store(int64(10 * 24 * time.Hour))
+	for i := range 4 { // each looks at the oldest
+		late = append(late, put(cfg.Now().Add(time.Duration(3*i-30)*time.Minute), 2, 0)...)
+	}
+	want := append(slices.Clone(kept), late...)
+	if d := cmp.Diff(idsOf(want), idsOf(readUntil(t, s, topic, cfg.Now().Add(time.Hour)))); d != "" {
+		t.Errorf("after 10 days (-want +got):\n%s", d)
+	}
+	for _, m := range kept {
+		apply(t, s, sinks.DeleteMessage{Topic: topic, ID: m.ID, Stamp: m.ID.Micros() + 1})
+	}
+	for i := range 4 {
+		late = append(late, put(cfg.Now().Add(time.Duration(3*i-15)*time.Minute), 2, 0)...)
+	}
+	var young []string
+	for _, r := range scan(t, cfg, "mqtt_topic_msg_map") {
+		if r["topic"]["S"] == "t/1" {
+			young = r["buckets"]["SS"].([]string)
+		}
+	}
+	for _, b := range young {
+		start, err := strconv.ParseInt(b[:strings.Index(b, "-")], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if age := cfg.Now().Sub(time.Unix(start, 0)); age > 8*24*time.Hour {
+			t.Errorf("bucket %s is listed still, %s old", b, age)
+		}
+	}
+	if d := cmp.Diff(idsOf(late), idsOf(readUntil(t, s, topic, cfg.Now().Add(time.Hour)))); d != "" {
+		t.Errorf("at the end (-want +got):\n%s", d)
+	}
+}
+
+func readUntil(tb testing.TB, s sinks.Store, t event.Topic, until time.Time) []sinks.Message {
+	tb.Helper()
+	ms, err := s.Messages(tb.Context(), sinks.Query{Topic: t, Until: event.LastIDAt(until), Limit: 1000})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return ms
+}
+
+// TestAFetchTakesDeadIDsOutOfTheMap: those whose messages have expired, for one.
+func TestAFetchTakesDeadIDsOutOfTheMap(t *testing.T) {
+	t.Parallel()
+	var now atomic.Int64
+	begin := time.Now()
+	cfg := configOf(t)
+	cfg.Now = func() time.Time { return begin.Add(time.Duration(now.Load())) }
+	s := open(t, cfg)
+	topic := topicOf(t, "t/1")
+	ms, ops := ascending(100, begin.Add(-time.Minute), topic, time.Millisecond)
+	for i, m := range ms[:90] {
+		m.Expires = begin.Add(time.Hour)
+		ops[i] = sinks.PutMessage{Message: m}
+	}
+	apply(t, s, ops...)
+	now.Store(int64(2 * time.Hour))
+	for range 2 {
+		if d := cmp.Diff(idsOf(ms[90:]), idsOf(readUntil(t, s, topic, begin))); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+		left := 0
+		for _, r := range scan(t, cfg, "mqtt_topic_msg_map") {
+			if r["MsgId"] != nil {
+				left += len(r["MsgId"]["SS"].([]string))
+			}
+		}
+		if left != 10 {
+			t.Errorf("%d ids stand in the map, want 10", left)
+		}
 	}
 }

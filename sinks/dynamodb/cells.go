@@ -28,7 +28,9 @@ const (
 )
 
 // topicKey is the key of a topic's item: the topic.
-func topicKey(t event.Topic) string { return strings.ReplaceAll(t.String(), separator, separator+separator) }
+func topicKey(t event.Topic) string {
+	return strings.ReplaceAll(t.String(), separator, separator+separator)
+}
 
 // bucket is a span of time of a topic's ids, at one level.
 type bucket struct {

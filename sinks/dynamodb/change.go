@@ -109,12 +109,12 @@ func (s *Store) remove(ctx context.Context, table string, key item, now time.Tim
 const (
 	laterUp = "(attribute_not_exists(#up_stamp) OR #up_stamp < :u OR (#up_stamp = :u AND (#online_at < :o OR (#online_at = :o AND #node <= :n))))"
 
-	online       = "SET #node = :n, #online_at = :o, #up_stamp = :u, #connect_state = :one, #offline_at = :zero"
-	onlineIf     = laterUp + " AND (attribute_not_exists(#down_stamp) OR #down_stamp < :u)"
-	goneAgain    = "SET #node = :n, #online_at = :o, #up_stamp = :u"
-	goneAgainIf  = laterUp + " AND #down_stamp >= :u"
-	offline      = "SET #connect_state = :zero, #offline_at = :f, #down_stamp = :d"
-	offlineIf    = "(attribute_not_exists(#up_stamp) OR #up_stamp <= :d) AND (attribute_not_exists(#down_stamp) OR #down_stamp < :d OR (#down_stamp = :d AND #offline_at <= :f))"
+	online      = "SET #node = :n, #online_at = :o, #up_stamp = :u, #connect_state = :one, #offline_at = :zero"
+	onlineIf    = laterUp + " AND (attribute_not_exists(#down_stamp) OR #down_stamp < :u)"
+	goneAgain   = "SET #node = :n, #online_at = :o, #up_stamp = :u"
+	goneAgainIf = laterUp + " AND #down_stamp >= :u"
+	offline     = "SET #connect_state = :zero, #offline_at = :f, #down_stamp = :d"
+	offlineIf   = "(attribute_not_exists(#up_stamp) OR #up_stamp <= :d) AND (attribute_not_exists(#down_stamp) OR #down_stamp < :d OR (#down_stamp = :d AND #offline_at <= :f))"
 )
 
 func (s *Store) changeClient(ctx context.Context, o sinks.PutClient) error {

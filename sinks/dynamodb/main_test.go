@@ -75,7 +75,7 @@ func filterOf(tb testing.TB, s string) event.Filter {
 
 // message is the nth of a topic, so many µs after the time.
 func message(t event.Topic, at time.Time, n int) sinks.Message {
-	id := event.IDOf(at.UnixMicro()+int64(n), 0xF44200000901, uint16(n)) //nolint:gosec // the low bits
+	id := event.IDOf(at.UnixMicro()+int64(n), 0xF44200000901, uint16(n))
 	return sinks.Message{
 		ID: id, Topic: t, Sender: "mqttjs_231b962d5c", QoS: 1, Payload: []byte(`{ "msg": "Hello, World!" }`),
 		Arrived: id.Time().Truncate(time.Second),

@@ -194,7 +194,7 @@ func (s *Store) Subs(ctx context.Context, client event.ClientID) ([]sinks.Sub, e
 			return true
 		}
 		var sub sinks.Sub
-		sub.QoS = event.QoS(integer(it, aQoS) & 3) //nolint:gosec // two bits
+		sub.QoS = event.QoS(integer(it, aQoS) & 3)
 		if sub.Filter, bad = event.ParseFilter(text(it, aTopic)); bad != nil {
 			bad = fmt.Errorf("read %s: row of %.80q: %w", s.table(tSub), client, bad)
 			return false

@@ -59,7 +59,9 @@ const (
 
 func str(s string) types.AttributeValue { return &types.AttributeValueMemberS{Value: s} }
 
-func num(n int64) types.AttributeValue { return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)} }
+func num(n int64) types.AttributeValue {
+	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
+}
 
 func set(s []string) types.AttributeValue { return &types.AttributeValueMemberSS{Value: s} }
 
@@ -285,7 +287,7 @@ func (s *Store) message(it item, now time.Time) (m sinks.Message, alive bool, er
 	if m.Properties, err = parseProperties(text(it, aProps)); err != nil {
 		return fail(err)
 	}
-	m.Sender, m.QoS, m.Retain = event.ClientID(text(it, aSender)), event.QoS(integer(it, aQoS)&3), integer(it, aRetain) != 0 //nolint:gosec // two bits
+	m.Sender, m.QoS, m.Retain = event.ClientID(text(it, aSender)), event.QoS(integer(it, aQoS)&3), integer(it, aRetain) != 0
 	m.Arrived, m.Payload = s.timeOf(integer(it, aArrived)), payloadOf(it[aPayload])
 	return m, true, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -264,9 +265,7 @@ func (s *Store) probe(ctx context.Context, t table) error {
 	}
 	if !s.cfg.ReadOnly {
 		it := item{aGone: num(1), aExpires: num(s.cfg.Now().Add(time.Hour).Unix())}
-		for k, v := range key {
-			it[k] = v
-		}
+		maps.Copy(it, key)
 		_, err := send(ctx, s, "PutItem", t.name, s.api.PutItem, &ddb.PutItemInput{TableName: name, Item: it})
 		if err != nil {
 			return explain("write a row into", *name, err)

@@ -3,7 +3,9 @@ package dynamodb_test
 import (
 	"encoding/base64"
 	"maps"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,8 +23,10 @@ import (
 // plain is a client of the service that knows nothing of the store.
 func plain(tb testing.TB, cfg dynamodb.Config) *ddb.Client {
 	tb.Helper()
+	transport := &http.Transport{}
+	tb.Cleanup(transport.CloseIdleConnections)
 	return ddb.New(ddb.Options{
-		BaseEndpoint: aws.String(cfg.Endpoint), Region: cfg.Region, Credentials: credentials.NewStaticCredentialsProvider("restante", "secret", ""),
+		HTTPClient: &http.Client{Transport: transport}, BaseEndpoint: aws.String(cfg.Endpoint), Region: cfg.Region, Credentials: credentials.NewStaticCredentialsProvider("restante", "secret", ""),
 	})
 }
 
@@ -65,8 +69,8 @@ func scan(tb testing.TB, cfg dynamodb.Config, table string) []row {
 	}
 }
 
-func s(v string) map[string]any    { return map[string]any{"S": v} }
-func n(v string) map[string]any    { return map[string]any{"N": v} }
+func s(v string) map[string]any     { return map[string]any{"S": v} }
+func n(v string) map[string]any     { return map[string]any{"N": v} }
 func ss(v ...string) map[string]any { return map[string]any{"SS": v} }
 
 // TestTablesShowWhatTheSeedShows: EMQX's six tables, field by field; beside these fields stand only stamps of ours.
@@ -168,5 +172,46 @@ func TestRowsOfEMQXAreReplayedAndGoAfterTheAck(t *testing.T) {
 	apply(t, store, sinks.DeleteMessage{Topic: topic, ID: got[0].ID, Stamp: got[0].ID.Micros() + 1})
 	if got := read(t, store, topic, 10, false); len(got) > 0 {
 		t.Errorf("after the ack: %+v", got)
+	}
+}
+
+// TestAnItemOfEMQXsThatIsFullTakesNewMessages: one set of ids holds some 12,000, and then not one more.
+func TestAnItemOfEMQXsThatIsFullTakesNewMessages(t *testing.T) {
+	t.Parallel()
+	cfg := configOf(t)
+	store := open(t, cfg)
+	topic, at := topicOf(t, "test"), time.Now().Add(-time.Hour)
+	var ids []string
+	for i := range 12420 {
+		ids = append(ids, message(topic, at.Add(time.Duration(i)*100*time.Millisecond), 0).ID.String())
+	}
+	it := map[string]types.AttributeValue{"topic": &types.AttributeValueMemberS{Value: "test"}, "MsgId": &types.AttributeValueMemberSS{Value: ids}}
+	c := plain(t, cfg)
+	put := func() error {
+		_, err := c.PutItem(t.Context(), &ddb.PutItemInput{TableName: aws.String(cfg.TablePrefix + "mqtt_topic_msg_map"), Item: it})
+		return err
+	}
+	for err := put(); err != nil; err = put() {
+		ids = ids[1:]
+		it["MsgId"] = &types.AttributeValueMemberSS{Value: ids}
+		if len(ids) < 12000 {
+			t.Fatal(err)
+		}
+	}
+	for pad := 0; put() == nil; pad++ { // to the brim
+		it["p"] = &types.AttributeValueMemberS{Value: strings.Repeat("x", pad)}
+	}
+	t.Logf("%d ids fit", len(ids))
+	m := message(topic, time.Now(), 1)
+	first, err := event.ParseID(ids[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := m
+	old.ID = first
+	apply(t, store, sinks.PutMessage{Message: m}, sinks.PutMessage{Message: old})
+	got := read(t, store, topic, 500, false)
+	if d := cmp.Diff([]string{ids[0], m.ID.String()}, idsOf(got)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }

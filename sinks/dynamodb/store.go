@@ -199,7 +199,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		// for a damaged one, and warns on stderr.
 		o.DisableValidateResponseChecksum = true
 		o.Logger = logging.LoggerFunc(func(_ logging.Classification, format string, v ...any) {
-			cfg.Log.Debug("from the AWS SDK", "says", fmt.Sprintf(format, v...))
+			cfg.Log.Debug("from the AWS SDK", "says", fmt.Sprintf(format, v...)) //nolint:sloglint // it gives no context
 		})
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)

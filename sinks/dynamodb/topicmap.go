@@ -8,10 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ddb "github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/restante/restante/event"
 )
@@ -35,12 +34,12 @@ type place struct {
 }
 
 const (
-	aboutID    = 1        // what an id takes in a set beside its text
-	small      = 2 << 10  // to add one id to an item of this size costs 2 units
-	perID      = 1 << 10  // how much an item may grow for each id that is added at once: about a unit an id
-	leastIDs   = 16       // in a cell, however long its key is
-	mostListed = 512      // of a place
-	mostAtOnce = 8        // requests for one topic
+	aboutID    = 1       // what an id takes in a set beside its text
+	small      = 2 << 10 // to add one id to an item of this size costs 2 units
+	perID      = 1 << 10 // how much an item may grow for each id that is added at once: about a unit an id
+	leastIDs   = 16      // in a cell, however long its key is
+	mostListed = 512     // of a place
+	mostAtOnce = 8       // requests for one topic
 	overdue    = 24 * time.Hour
 )
 
@@ -156,6 +155,9 @@ func (s *Store) listInBuckets(ctx context.Context, t event.Topic, p *place, ids 
 		return nil
 	}
 	have, err := s.update(ctx, tMap, item{aTopic: str(topicKey(t))}, "ADD #buckets :b", "", item{":b": set(news)})
+	if c, _ := classify(err); err != nil && c == poison {
+		have, err = s.relieve(ctx, t, news)
+	}
 	if err != nil {
 		return explain("write into", s.table(tMap), err)
 	}
@@ -164,6 +166,44 @@ func (s *Store) listInBuckets(ctx context.Context, t event.Topic, p *place, ids 
 	}
 	s.tidy(ctx, t, p, have, now)
 	return nil
+}
+
+// relieve lists buckets in an item that is full to the brim, as one of EMQX's can be: the oldest of its ids move to buckets first.
+func (s *Store) relieve(ctx context.Context, t event.Topic, news []string) (item, error) {
+	const many = 2000
+	it, err := s.get(ctx, tMap, item{aTopic: str(topicKey(t))})
+	if err != nil {
+		return nil, err
+	}
+	var ids []entry
+	for _, text := range texts(it, aMsgIDs) {
+		if id, err := s.parseID(text); err == nil {
+			ids = append(ids, entry{id: id, text: text})
+		}
+	}
+	slices.SortFunc(ids, func(a, b entry) int { return a.id.Compare(b.id) })
+	ids = ids[:min(many, len(ids))]
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("list %d buckets of topic %.80q: its item is full, and none of its ids is in the form %s", len(news), t, s.cfg.IDFormat)
+	}
+	groups := make(map[bucket][]entry)
+	for _, e := range ids {
+		b := bucketOf(e.id, e.expires, int64(s.step()/time.Second))
+		groups[b] = append(groups[b], e)
+	}
+	all := slices.Clone(news)
+	for b, left := range groups {
+		for level := 0; len(left) > 0; level++ {
+			at := b.at(min(level, maxLevel))
+			if left, err = s.fill(ctx, t, at, left); err != nil {
+				return nil, err
+			}
+			all = append(all, at.String())
+		}
+	}
+	slices.Sort(all)
+	return s.update(ctx, tMap, item{aTopic: str(topicKey(t))}, "ADD #buckets :b DELETE #MsgId :ids", "",
+		item{":b": set(slices.Compact(all)), ":ids": set(textsOf(ids))})
 }
 
 // fill adds ids to the cells of a bucket and returns those whose cell is full. A cell may grow with what is added at once, so
@@ -302,79 +342,4 @@ func (s *Store) removeEmpty(ctx context.Context, key string) error {
 		return nil
 	}
 	return explain("remove a row from", s.table(tMap), err)
-}
-
-// tidy un-lists buckets that nobody can write into any more: all in them has expired, or they are empty; and in both cases they
-// are older than anything that the log can still hold. A bucket that is merely empty is left: a writer that takes it for
-// listed may be about to add an id. What fails here is done by another.
-func (s *Store) tidy(ctx context.Context, t event.Topic, p *place, it item, now time.Time) {
-	var dead []string
-	var oldest bucket
-	for _, text := range texts(it, aBuckets) {
-		b, ok := parseBucket(text)
-		if !ok || now.Sub(b.end()) <= s.keep+overdue {
-			continue
-		}
-		if dies := b.dies(s.keep); !dies.IsZero() {
-			if now.Sub(dies) > overdue {
-				dead = append(dead, text)
-			}
-		} else if oldest == (bucket{}) || b.start < oldest.start {
-			oldest = b
-		}
-	}
-	if oldest != (bucket{}) {
-		if empty, err := s.emptied(ctx, t, oldest); err != nil {
-			s.hint(ctx, t, err)
-		} else if empty {
-			dead = append(dead, oldest.String())
-		}
-	}
-	if len(dead) == 0 {
-		return
-	}
-	_, err := s.add(ctx, topicKey(t), "DELETE #buckets :b", "attribute_exists(#topic)", item{":b": set(dead)})
-	if _, no := refused(err); err != nil && !no {
-		s.hint(ctx, t, err)
-		return
-	}
-	for _, text := range dead {
-		b, ok := parseBucket(text)
-		if !ok {
-			continue
-		}
-		delete(p.listed, b)
-		if b != oldest {
-			continue // its cells have expired
-		}
-		for i := range b.cells() {
-			if err := s.removeEmpty(ctx, cellKey(topicKey(t), b, i)); err != nil {
-				s.hint(ctx, t, err)
-				return
-			}
-		}
-	}
-}
-
-// mostTidied is the level up to which the cells of a bucket are looked at one by one.
-const mostTidied = 6
-
-// emptied reports whether a bucket holds no ids. One with very many cells is not looked at.
-func (s *Store) emptied(ctx context.Context, t event.Topic, b bucket) (bool, error) {
-	if b.level > mostTidied {
-		return false, nil
-	}
-	var keys []item
-	for i := range b.cells() {
-		keys = append(keys, item{aTopic: str(cellKey(topicKey(t), b, i))})
-	}
-	found, err := s.getAll(ctx, tMap, keys)
-	if err != nil {
-		return false, err
-	}
-	return !slices.ContainsFunc(found, func(it item) bool { return len(texts(it, aMsgIDs)) > 0 }), nil
-}
-
-func (s *Store) hint(ctx context.Context, t event.Topic, err error) {
-	s.cfg.Log.DebugContext(ctx, "map of a topic not tidied", "topic", fmt.Sprintf("%.80s", t), "err", err)
 }

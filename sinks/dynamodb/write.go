@@ -183,6 +183,8 @@ func (b *batch) messages(ctx context.Context, ops []int) {
 			if b.s.cfg.Strict {
 				w.put = item{aMsgID: str(w.key), aGone: num(1), aExpires: num(b.s.forgotten(b.now))}
 			}
+		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
+			continue // they have a row of their own
 		}
 		if err == nil && keys[w.key] {
 			err = fmt.Errorf("store message %s into %s: two topics have a message of this id, and the table has one item an id", w.key, tMsg)
@@ -217,10 +219,10 @@ func (b *batch) messages(ctx context.Context, ops []int) {
 // list brings the map up to date: ids of messages that are there come in, ids of those that are not go out.
 func (b *batch) list(ctx context.Context, ops []int) {
 	type ids struct {
-		topic    event.Topic
-		in, out  []entry
-		inOf     []int
-		outOps   []int
+		topic   event.Topic
+		in, out []entry
+		inOf    []int
+		outOps  []int
 	}
 	topics := make(map[event.Topic]*ids)
 	var order []*ids
@@ -239,6 +241,8 @@ func (b *batch) list(ctx context.Context, ops []int) {
 			topic, e, in = o.Topic, entry{id: o.ID, text: b.s.id(o.ID), expires: o.Expires}, true
 		case sinks.DeleteMessage:
 			topic, e = o.Topic, entry{id: o.ID, text: b.s.id(o.ID)}
+		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
+			continue // they have a row of their own
 		}
 		t := topics[topic]
 		if t == nil {
