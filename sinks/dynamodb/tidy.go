@@ -3,6 +3,7 @@ package dynamodb
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 // listed may be about to add an id. What fails here is done by another.
 func (s *Store) tidy(ctx context.Context, t event.Topic, p *place, it item, now time.Time) {
 	var dead []string
-	var oldest bucket
+	var old []bucket
 	for _, text := range texts(it, aBuckets) {
 		b, ok := parseBucket(text)
 		if !ok || now.Sub(b.end()) <= s.keep+overdue {
@@ -24,15 +25,17 @@ func (s *Store) tidy(ctx context.Context, t event.Topic, p *place, it item, now 
 			if now.Sub(dies) > overdue {
 				dead = append(dead, text)
 			}
-		} else if oldest == (bucket{}) || b.start < oldest.start {
-			oldest = b
+		} else {
+			old = append(old, b)
 		}
 	}
-	if oldest != (bucket{}) {
-		if empty, err := s.emptied(ctx, t, oldest); err != nil {
+	var looked bucket
+	if len(old) > 0 { // one each time, whichever: those before it may be full for ever
+		b := old[rand.IntN(len(old))] //nolint:gosec // no secret
+		if empty, err := s.emptied(ctx, t, b); err != nil {
 			s.hint(ctx, t, err)
 		} else if empty {
-			dead = append(dead, oldest.String())
+			looked, dead = b, append(dead, b.String())
 		}
 	}
 	if len(dead) == 0 {
@@ -49,7 +52,7 @@ func (s *Store) tidy(ctx context.Context, t event.Topic, p *place, it item, now 
 			continue
 		}
 		delete(p.listed, b)
-		if b != oldest {
+		if b != looked {
 			continue // its cells have expired
 		}
 		for i := range b.cells() {
