@@ -34,7 +34,7 @@ type place struct {
 }
 
 const (
-	aboutID    = 1 // what an id may take in a set beside its text
+	aboutID    = 1       // what an id may take in a set beside its text
 	small      = 2 << 10 // to add one id to an item of this size costs 2 units
 	perID      = 1 << 10 // how much an item may grow for each id that is added at once: about a unit an id
 	leastIDs   = 16      // in a cell, however long its key is
