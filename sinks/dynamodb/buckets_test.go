@@ -2,7 +2,6 @@ package dynamodb_test
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -169,12 +168,10 @@ func TestAddsStayCheap(t *testing.T) {
 	}
 }
 
-// TestAMillionMessagesWaitOnOneTopic is for make soak.
+// TestAMillionMessagesWaitOnOneTopic: adds stay cheap behind them, and a fetch pages through them in little memory.
 func TestAMillionMessagesWaitOnOneTopic(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("RESTANTE_SOAK") == "" {
-		t.Skip("RESTANTE_SOAK is not set")
-	}
+	forSoak(t)
 	const n, atOnce, page = 1_000_000, 500, 500
 	var b bill
 	cfg := configOf(t)

@@ -2,6 +2,7 @@ package dynamodb_test
 
 import (
 	"flag"
+	"os"
 	"testing"
 	"time"
 
@@ -15,10 +16,18 @@ import (
 
 // TestMain bounds the random histories: each step is a request to a real server. A flag says otherwise.
 func TestMain(m *testing.M) {
-	if err := flag.Set("rapid.checks", "25"); err != nil {
+	if err := flag.Set("rapid.checks", "15"); err != nil {
 		panic(err) // rapid has no such flag any more
 	}
 	goleak.VerifyTestMain(stack.Main(m))
+}
+
+// forSoak skips what takes minutes of a server's time, unless it is asked for.
+func forSoak(tb testing.TB) {
+	tb.Helper()
+	if os.Getenv("RESTANTE_SOAK") == "" {
+		tb.Skip("RESTANTE_SOAK is not set")
+	}
 }
 
 // configOf points at a real server, with tables of the test's own.

@@ -50,6 +50,7 @@ func conform(t *testing.T, law sinktest.Law, change func(*dynamodb.Config)) {
 
 func TestStrictStoreKeepsBothLaws(t *testing.T) {
 	t.Parallel()
+	forSoak(t)
 	conform(t, sinktest.Commute, func(c *dynamodb.Config) { c.Strict = true })
 }
 
@@ -67,6 +68,7 @@ func TestPlainStoreReplays(t *testing.T) {
 
 func TestPlainStoreWithTheSeedsIDsReplays(t *testing.T) {
 	t.Parallel()
+	forSoak(t)
 	conform(t, sinktest.Replay, func(c *dynamodb.Config) {
 		c.IDFormat, c.TimeUnit, c.OnDemand = dynamodb.Base62, time.Millisecond, true
 	})
