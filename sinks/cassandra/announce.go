@@ -112,8 +112,7 @@ func (w *work) claims(o sinks.PutMessage, topics map[string]claim) []claim {
 	if o.History {
 		return all
 	}
-	if w.now.UnixMicro()-m.ID.Micros() > lateAge.Microseconds() {
-		hour := m.ID.Micros() / time.Hour.Microseconds()
+	if hour, ok := w.late(m); ok {
 		add("late\x00"+strconv.FormatInt(hour, 36)+"\x00"+topic, addLate, []int64{hour}, topic)
 	}
 	return append(all, w.indexClaims(topicindex.Messages, m, topics)...)

@@ -28,11 +28,11 @@ import (
 //  6. Somebody else who writes the table lists no hours. Where rows are seen that are not ours, the topic's mark is neither used nor
 //     moved for 30 days since the last was seen. Who loads old rows into topics that only Restante used sets Config.Foreign.
 //
-// The price: an hour stays in the list as long as its messages could live, so reads walk over the tombstones of that hour even when
-// all of its messages have been acknowledged. Only topics that had late messages pay it.
+// An hour stays in the list as long as its messages could live. So that reads need not walk over all that was acknowledged in it,
+// it has a mark of its own: late.go.
 const (
 	markBehind = time.Hour
-	markStep   = 10 * time.Minute // a mark that would move by less stays
+	markStep   = 10 * time.Minute // a mark that only time would move, by less, stays
 	markLife   = 30 * 24 * time.Hour
 	othersLife = 30 * 24 * time.Hour
 	othersStep = 24 * time.Hour
@@ -46,15 +46,20 @@ type lowRow struct {
 	late   []int64 // hours since 1970
 	props  bool
 	others time.Time // when rows were seen that are not ours, zero = never
+
+	sums map[int64]string   // the late hours' tokens
+	from map[int64]event.ID // the marks of late hours that are to be trusted
 }
 
 func (s *Store) lowOf(ctx context.Context, t event.Topic) (lowRow, error) {
 	var low string
 	var row lowRow
+	var tokens map[string]int64
+	var seen map[int64]string
 	_, err := s.read(ctx, reading{
 		st: statement{selectLow, []any{t.String()}}, rows: 1,
-		begin: func() { low, row = "", lowRow{} },
-		scan:  func(i *gocql.Iter) bool { return i.Scan(&low, &row.late, &row.props, &row.others) },
+		begin: func() { low, row, tokens, seen = "", lowRow{}, nil, nil },
+		scan:  func(i *gocql.Iter) bool { return i.Scan(&low, &row.late, &row.props, &row.others, &tokens, &seen) },
 	})
 	if err != nil {
 		return lowRow{}, err
@@ -64,6 +69,10 @@ func (s *Store) lowOf(ctx context.Context, t event.Topic) (lowRow, error) {
 			s.cfg.Metrics.Count(Unreadable, 1) // without a mark all is read
 			row.low = event.ID{}
 		}
+	}
+	slices.Sort(row.late)
+	if !row.judge(tokens, seen) {
+		s.cfg.Metrics.Count(Unreadable, 1) // so is all of each late hour
 	}
 	return row, nil
 }
@@ -97,11 +106,10 @@ func (r lowRow) spans(after, until event.ID) []span {
 			all = append(all, p)
 		}
 	}
-	if !r.low.IsZero() {
-		before := r.low.Before()
-		for _, hour := range slices.Sorted(slices.Values(r.late)) {
-			from := time.UnixMicro(hour * time.Hour.Microseconds())
-			p := span{event.FirstIDAt(from).Before(), event.FirstIDAt(from.Add(time.Hour)).Before()}
+	if low := r.bottom(); !low.IsZero() {
+		before := low.Before()
+		for _, hour := range r.late {
+			p := span{r.begin(hour).Before(), endOf(hour).Before()}
 			if p.until.Compare(before) > 0 {
 				p.until = before
 			}
@@ -119,26 +127,70 @@ func (r lowRow) spans(after, until event.ID) []span {
 	return all
 }
 
-// raise moves the mark up to first, the least id that was found at or above it, but not closer to now than an hour. An error is only
-// counted by its absence in the metrics: the next read tries again.
-func (s *Store) raise(ctx context.Context, t event.Topic, row lowRow, first event.ID) {
-	now := s.cfg.Now()
-	if most := event.FirstIDAt(now.Add(-markBehind)); first.Compare(most) > 0 {
-		first = most
+// bottom is the mark, or what the mark of the late hour that it stands in adds to it; zero = there is no mark.
+func (r lowRow) bottom() event.ID {
+	low := r.low
+	if low.IsZero() {
+		return low
 	}
-	if first.Micros()-row.low.Micros() < markStep.Microseconds() {
-		return
+	for _, hour := range r.late {
+		if from := r.begin(hour); low.Compare(beginOf(hour)) >= 0 && from.Compare(low) > 0 {
+			low = from
+		}
+	}
+	return low
+}
+
+// learn keeps what the read has shown for reads to come: that others write the table, or how far marks may move. Only a read that
+// was slow moves marks. That they did not move is no error: the next read tries again.
+func (w *walk) learn(ctx context.Context) error {
+	s := w.store
+	if w.others && !s.cfg.Foreign {
+		return s.noteOthers(ctx, w.q.Topic, w.row) // a mark may hide what is not ours, unless this is known
+	}
+	if !w.dear || w.others || !s.trusted(w.row) {
+		return nil
+	}
+	moves := w.moves(s.cfg.Now())
+	if len(moves) == 0 {
+		return nil
 	}
 	l, err := s.link.get(ctx)
 	if err != nil || !l.overlap {
-		return
+		return nil //nolint:nilerr // the read itself is done
 	}
-	err = s.exec(ctx, l, []statement{{setLow, []any{first.Micros(), int(markLife / time.Second), first.String(), t.String()}}})
-	if err != nil {
-		s.cfg.Log.DebugContext(ctx, "low mark not moved", "topic", t.String(), "err", err)
-		return
+	if err := s.exec(ctx, l, moves); err != nil {
+		s.cfg.Log.DebugContext(ctx, "low marks not moved", "topic", w.q.Topic.String(), "err", err)
+		return nil
 	}
-	s.cfg.Metrics.Count(Marks, 1)
+	s.cfg.Metrics.Count(Marks, len(moves))
+	return nil
+}
+
+// moves are the marks that the read moves.
+func (w *walk) moves(now time.Time) []statement {
+	most := event.FirstIDAt(now.Add(-markBehind))
+	all := w.sightings(now, most)
+	low := w.row.bottom()
+	if first, ok := w.least(low); ok {
+		if first, ok = moved(low, first, most); ok {
+			all = append(all, setMark(w.q.Topic, first))
+		}
+	}
+	return all
+}
+
+func setMark(t event.Topic, low event.ID) statement {
+	return statement{setLow, []any{low.Micros(), int(markLife / time.Second), low.String(), t.String()}}
+}
+
+// moved is where a mark goes when first is the least id above it, not beyond most; false when it stays.
+func moved(from, first, most event.ID) (event.ID, bool) {
+	step := int64(0)
+	if first.Compare(most) > 0 {
+		first, step = most, markStep.Microseconds() // else each read would move it
+	}
+	return first, first.Compare(from) > 0 && first.Micros()-from.Micros() >= step
 }
 
 // noteOthers says durably that rows were seen that are not ours, so that no mark can hide more of them.

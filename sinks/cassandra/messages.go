@@ -61,28 +61,15 @@ func (s *Store) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, e
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	low, err := s.lowOf(ctx, q.Topic)
+	w, err := s.walk(ctx, q)
 	if err != nil {
 		return nil, err
-	}
-	from := low
-	if !s.trusted(low) {
-		from.low = event.ID{}
-	}
-	w := &walk{store: s, q: q, todo: from.spans(q.After, q.Until)}
-	if !q.Newest {
-		slices.Reverse(w.todo) // the last is taken first
 	}
 	if err := w.run(ctx); err != nil {
 		return nil, err
 	}
-	if w.others && !s.cfg.Foreign {
-		if err := s.noteOthers(ctx, q.Topic, low); err != nil {
-			return nil, err // a mark may hide what is not ours, unless this is known
-		}
-	}
-	if first, ok := w.bottom(from); ok && s.trusted(low) && !w.others {
-		s.raise(ctx, q.Topic, from, first)
+	if err := w.learn(ctx); err != nil {
+		return nil, err
 	}
 	return w.out(), nil
 }
@@ -91,12 +78,32 @@ func (s *Store) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, e
 type walk struct {
 	store *Store
 	q     sinks.Query
+	begun time.Time
+	row   lowRow // as it was before the messages were read
 	todo  []span // the last one is next
 
 	got    []sinks.Message // in reading order
 	extra  int             // rows to read beside, because of odd ones
 	dear   bool            // it met so much that a mark would help
 	others bool            // rows that are not ours
+}
+
+// walk finds out which ranges a query has to read.
+func (s *Store) walk(ctx context.Context, q sinks.Query) (*walk, error) {
+	w := &walk{store: s, q: q, begun: time.Now()}
+	var err error
+	if w.row, err = s.lowOf(ctx, q.Topic); err != nil {
+		return nil, err
+	}
+	from := w.row
+	if !s.trusted(from) {
+		from.low = event.ID{}
+	}
+	w.todo = from.spans(q.After, q.Until)
+	if !q.Newest {
+		slices.Reverse(w.todo) // the last is taken first
+	}
+	return w, nil
 }
 
 func (w *walk) run(ctx context.Context) error {
@@ -303,14 +310,14 @@ func (s *Store) complete(ctx context.Context, t event.Topic, page *[]found) erro
 	return nil
 }
 
-// bottom is the least id at or above the mark that was found, or what lies above all that was read; false when the read cannot tell,
-// or a mark would save nothing.
-func (w *walk) bottom(from lowRow) (event.ID, bool) {
-	if w.q.Newest || !w.dear || from.low.Compare(w.q.After) < 0 || from.low.IsZero() && !w.q.After.IsZero() {
+// least is the least id at or above from that was found, or what lies above all that was read; false when the read cannot tell. Any
+// range that was left out must hold nothing from there on.
+func (w *walk) least(from event.ID) (event.ID, bool) {
+	if w.q.Newest || !w.q.After.IsZero() && w.q.After.Compare(from) >= 0 {
 		return event.ID{}, false
 	}
 	for _, m := range w.got {
-		if m.ID.Compare(from.low) >= 0 {
+		if m.ID.Compare(from) >= 0 {
 			return m.ID, true
 		}
 	}

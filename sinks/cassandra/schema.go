@@ -80,7 +80,7 @@ func model(ddl string) []column {
 	for line := range strings.SplitSeq(ddl, "\n") {
 		line = strings.TrimSpace(line)
 		key, isKey := strings.CutPrefix(line, "PRIMARY KEY (")
-		f := strings.Fields(strings.TrimSuffix(line, ","))
+		name, typ, _ := strings.Cut(strings.TrimSuffix(line, ","), " ")
 		switch {
 		case isKey:
 			key, _, _ = strings.Cut(key, ")")
@@ -98,8 +98,8 @@ func model(ddl string) []column {
 			k := kinds[name]
 			k.order = strings.ToLower(way)
 			kinds[name] = k
-		case len(f) == 2 && !strings.Contains(line, "("):
-			all = append(all, column{name: f[0], typ: f[1], kind: "regular", position: -1, order: "none"})
+		case typ != "" && !strings.Contains(strings.ReplaceAll(typ, ", ", ","), " ") && !strings.Contains(line, "("):
+			all = append(all, column{name: name, typ: typ, kind: "regular", position: -1, order: "none"})
 		}
 	}
 	for i, c := range all {

@@ -18,6 +18,8 @@ const (
 	deleteSub
 	insertNode
 	addLate
+	addTokens
+	setSeen
 	setProps
 	setLow
 	setOthers
@@ -55,6 +57,8 @@ var queryTexts = [manyQueries]string{
 
 	insertNode: `INSERT INTO {{keyspace}}.{{prefix}}mqtt_topic_node (parent, level, leaf, inner) VALUES (?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?`,
 	addLate:    `UPDATE {{keyspace}}.{{prefix}}mqtt_topic_low USING TIMESTAMP ? AND TTL ? SET late = late + ? WHERE topic = ?`,
+	addTokens:  `UPDATE {{keyspace}}.{{prefix}}mqtt_topic_low USING TIMESTAMP ? AND TTL ? SET tokens = tokens + ? WHERE topic = ?`,
+	setSeen:    `UPDATE {{keyspace}}.{{prefix}}mqtt_topic_low USING TIMESTAMP ? AND TTL ? SET seen = seen + ? WHERE topic = ?`,
 	setProps:   `UPDATE {{keyspace}}.{{prefix}}mqtt_topic_low USING TIMESTAMP ? AND TTL ? SET props = true WHERE topic = ?`,
 	setLow:     `UPDATE {{keyspace}}.{{prefix}}mqtt_topic_low USING TIMESTAMP ? AND TTL ? SET low = ? WHERE topic = ?`,
 	setOthers:  `UPDATE {{keyspace}}.{{prefix}}mqtt_topic_low USING TIMESTAMP ? AND TTL ? SET others = ? WHERE topic = ?`,
@@ -64,7 +68,7 @@ var queryTexts = [manyQueries]string{
 	selectNewest: `SELECT msgid, arrived, payload, qos, retain, sender, TTL(payload), WRITETIME(payload) FROM {{keyspace}}.{{prefix}}mqtt_msg
 		WHERE topic = ? AND msgid > ? AND msgid <= ? ORDER BY msgid DESC LIMIT ?`,
 	selectProps: `SELECT msgid, props, history FROM {{keyspace}}.{{prefix}}mqtt_msg_props WHERE topic = ? AND msgid IN ?`,
-	selectLow:   `SELECT low, late, props, others FROM {{keyspace}}.{{prefix}}mqtt_topic_low WHERE topic = ?`,
+	selectLow:   `SELECT low, late, props, others, tokens, seen FROM {{keyspace}}.{{prefix}}mqtt_topic_low WHERE topic = ?`,
 	selectRetained: `SELECT msgid, arrived, payload, qos, retain, sender, TTL(payload), WRITETIME(payload), props FROM {{keyspace}}.{{prefix}}mqtt_retain
 		WHERE topic = ? ORDER BY msgid DESC LIMIT 1`,
 	selectAcked:  `SELECT msgid FROM {{keyspace}}.{{prefix}}acked WHERE clientid = ? AND topic = ?`,

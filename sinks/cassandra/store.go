@@ -8,6 +8,7 @@ package cassandra
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -95,7 +96,8 @@ type Store struct {
 	link    link
 	covered covered
 	plain   topicindex.Known // topics without a row in mqtt_msg_props
-	rowSize atomic.Int64     // bytes of a row, as of late
+	tokens  tokens
+	rowSize atomic.Int64 // bytes of a row, as of late
 	odd     sync.Once
 }
 
@@ -113,6 +115,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, slots: make(chan struct{}, cfg.InFlight),
 		covered: covered{most: knownBytes}, plain: topicindex.Known{TTL: 4 * time.Hour, Bytes: knownBytes},
+		tokens: tokens{writer: rand.Text()[:16]},
 	}
 	for q, text := range queryTexts {
 		s.texts[q] = cfg.named(text)

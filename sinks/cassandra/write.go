@@ -33,8 +33,8 @@ type unit struct {
 // applyTime bounds one Apply. What it judged at its begin (whether a message comes late) must still hold at its end.
 const applyTime = 5 * time.Minute
 
-// Apply implements [sinks.Writer]. What a reader needs to find a message is written first, the rest in batches of one
-// partition. Each request is sent at most twice.
+// Apply implements [sinks.Writer]. What a reader needs to find a message is written first, then the rest in batches of one
+// partition; last, that late hours hold something new. Each request is sent at most twice.
 func (s *Store) Apply(ctx context.Context, ops []sinks.Op) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -44,18 +44,15 @@ func (s *Store) Apply(ctx context.Context, ops []sinks.Op) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, applyTime)
 	defer cancel()
-	l, err := s.link.get(ctx)
+	w, err := s.work(ctx, ops)
 	if err != nil {
 		return err
 	}
-	w := &work{store: s, session: l, now: s.cfg.Now(), ops: ops, failed: map[int]error{}}
 	w.announce(ctx)
 	w.plan(ctx)
 	w.write(ctx)
-	if len(w.failed) > 0 {
-		return &sinks.ApplyError{Failed: w.failed}
-	}
-	return nil
+	w.sign(ctx)
+	return w.err()
 }
 
 // work is one Apply.
@@ -68,6 +65,22 @@ type work struct {
 
 	mu     sync.Mutex
 	failed map[int]error
+}
+
+func (s *Store) work(ctx context.Context, ops []sinks.Op) (*work, error) {
+	l, err := s.link.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &work{store: s, session: l, now: s.cfg.Now(), ops: ops, failed: map[int]error{}}, nil
+}
+
+// err is what Apply returns.
+func (w *work) err() error {
+	if len(w.failed) > 0 {
+		return &sinks.ApplyError{Failed: w.failed}
+	}
+	return nil
 }
 
 func (w *work) fail(op int, err error) {
