@@ -46,8 +46,8 @@ fuzz: ## Run every fuzz target for FUZZTIME (1m) each.
 	  done; \
 	done
 
-bench: ## Run the benchmarks; BENCH picks some by a pattern.
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./bench/...
+bench: ## Run the benchmarks of the whole, on real servers; BENCH picks some by a pattern.
+	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -benchmem -timeout 60m ./bench/...
 
 soak: ## Run the long figures of the simulation and of the worker's law.
 	RESTANTE_SOAK=1 $(GO) test -count=1 -v -timeout 4h ./internal/sim/... ./pipeline/...

@@ -53,7 +53,7 @@ func BenchmarkSubscribeToFirstMessage(b *testing.B) {
 // samples is how many subscribers are measured at a time.
 const samples = 400
 
-func (s *stack) collectWritten(b *testing.B) []time.Duration {
+func (s *system) collectWritten(b *testing.B) []time.Duration {
 	b.Helper()
 	const written = 2500 * time.Millisecond // more than twice the hold
 	topic := func(i int) string { return fmt.Sprintf("written/%d/first", i) }
@@ -75,7 +75,7 @@ func (s *stack) collectWritten(b *testing.B) []time.Duration {
 	return all
 }
 
-func (s *stack) collectHeld(b *testing.B) []time.Duration {
+func (s *system) collectHeld(b *testing.B) []time.Duration {
 	b.Helper()
 	sender := s.connect(b, "sender")
 	defer sender.Close()
@@ -92,7 +92,7 @@ func (s *stack) collectHeld(b *testing.B) []time.Duration {
 }
 
 // collect connects a client, calls before, and measures from there how long its subscription takes to bring the message.
-func (s *stack) collect(b *testing.B, id, topic string, before func()) time.Duration {
+func (s *system) collect(b *testing.B, id, topic string, before func()) time.Duration {
 	b.Helper()
 	c := s.connect(b, id)
 	defer c.Close()

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,14 +19,7 @@ import (
 // of which one in a hundred waits. The others went to a client that is online, and were acked.
 func BenchmarkUpMemory(b *testing.B) {
 	const settle = 3 * time.Second // longer than the hold of the writer
-	total := 100_000
-	if v := os.Getenv("RESTANTE_BENCH_MESSAGES"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 100 {
-			b.Fatalf("RESTANTE_BENCH_MESSAGES=%q is no number of messages", v)
-		}
-		total = n
-	}
+	total := fromEnv(b, "RESTANTE_BENCH_MESSAGES", 100_000)
 	for b.Loop() {
 		s := startUp(b)
 		time.Sleep(settle)
@@ -45,7 +36,7 @@ func BenchmarkUpMemory(b *testing.B) {
 }
 
 // load publishes messages over several connections, and returns how many wait once all others have been received.
-func (s *stack) load(b *testing.B, total int) (waiting int) {
+func (s *system) load(b *testing.B, total int) (waiting int) {
 	b.Helper()
 	const connections, inFlight, topics = 8, 64, 1000
 	online := s.connect(b, "online")
@@ -96,7 +87,7 @@ func (s *stack) load(b *testing.B, total int) (waiting int) {
 }
 
 // awaitRows waits until the database holds what waits and nothing else.
-func (s *stack) awaitRows(b *testing.B, want int) {
+func (s *system) awaitRows(b *testing.B, want int) {
 	b.Helper()
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: s.database}).EscapedPath()+"?mode=ro&_pragma=busy_timeout(5000)")
 	if err != nil {

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/restante/restante/internal/stack"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	goleak.VerifyTestMain(stack.Main(m), goleak.Cleanup(func(code int) {
 		if err := figures.publish(); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			code = max(code, 1)
