@@ -77,10 +77,11 @@ func report(w io.Writer, o output, all []found) error {
 	return nil
 }
 
+// outcome keeps to one line for each server, however much is wrong with it.
 func outcome(what string, err error, done ...string) found {
 	f := found{What: what, OK: err == nil, Done: done}
 	if err != nil {
-		f.Error = strings.ReplaceAll(err.Error(), "\n", "; ") // a line a server
+		f.Error = strings.ReplaceAll(err.Error(), "\n", "; ") // joined errors stand on lines of their own
 	}
 	return f
 }

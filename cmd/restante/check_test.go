@@ -89,6 +89,9 @@ func TestMigrateMakesWhatIsMissingOnceAndDryRunNothing(t *testing.T) {
 		wants(t, "migrate", out, want...)
 	}
 	check("FAILED  kafka", "FAILED  sink history", "restante migrate")
+	if _, out, _ := call("check", "-c", config); strings.Count(out, "\n") != 4 || !strings.Contains(out, "mqtt.messages is missing") || !strings.Contains(out, "mqtt.dead is missing") {
+		t.Errorf("want one line for each of configuration, kafka, sink and mqtt, and all that is missing:\n%s", out)
+	}
 	for range 2 { // a dry run leaves everything to be done
 		migrate([]string{"would create topic mqtt.messages", "would create topic mqtt.sessions", "would create topic mqtt.dead", "sink history", "mqtt_msg"}, "--dry-run")
 	}
