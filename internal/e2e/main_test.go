@@ -12,12 +12,13 @@ import (
 	"github.com/restante/restante/internal/app"
 	"github.com/restante/restante/internal/app/up"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/sinks"
 )
 
 // The commands that the test binary can be. The first three are those of cmd/ingest, cmd/writer and cmd/replayer.
 func TestMain(m *testing.M) {
-	e2etest.Main(m, map[string]func() int{
+	e2etest.Main(e2etest.RemoveBuilt{M: stack.Main(m)}, map[string]func() int{
 		"ingest":      func() int { return app.Main(app.ProcessIngest, app.RunIngest) },
 		"writer":      func() int { return app.Main(app.ProcessWriter, app.RunWriter) },
 		"replayer":    func() int { return app.Main(app.ProcessReplayer, app.RunReplayer) },

@@ -28,6 +28,8 @@ type setup struct {
 	broker   string
 	database string
 	admin    map[string]string // by process
+	// configure writes the configuration of a process with that admin server; nil = that of processes.
+	configure func(admin string) string
 }
 
 // A dead member keeps its partitions for the session time-out, so this is what a kill costs.
@@ -93,6 +95,9 @@ func (s *setup) config(process string) string {
 	s.t.Helper()
 	if s.admin[process] == "" {
 		s.admin[process] = e2etest.FreeAddr(s.t)
+	}
+	if s.configure != nil {
+		return s.write(process+".yaml", s.configure(s.admin[process]))
 	}
 	return s.write(process+".yaml", fmt.Sprintf(processes, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), s.admin[process]))
 }

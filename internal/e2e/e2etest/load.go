@@ -17,14 +17,14 @@ type Load struct {
 	wg   sync.WaitGroup
 
 	mu    sync.Mutex
-	acked map[string]bool // by payload
+	acked map[string]time.Time // the PUBACK, by payload
 }
 
 // StartLoad starts publishers, each to a topic of its own: the format with its number.
 func StartLoad(t *testing.T, addr, format string, n int) *Load {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
-	l := &Load{stop: stop, acked: map[string]bool{}}
+	l := &Load{stop: stop, acked: map[string]time.Time{}}
 	for i := range n {
 		l.wg.Go(func() { l.publish(ctx, addr, fmt.Sprintf(format, i), i) }) // ends with ctx; Stop waits
 	}
@@ -55,7 +55,7 @@ func (l *Load) publish(ctx context.Context, addr, topic string, who int) {
 			continue
 		}
 		l.mu.Lock()
-		l.acked[payload] = true
+		l.acked[payload] = time.Now()
 		l.mu.Unlock()
 		time.Sleep(pause)
 	}
@@ -75,7 +75,24 @@ func (l *Load) Acked() int {
 func (l *Load) Stop() map[string]bool {
 	l.stop()
 	l.wg.Wait()
-	return l.acked
+	all := make(map[string]bool, len(l.acked))
+	for p := range l.acked {
+		all[p] = true
+	}
+	return all
+}
+
+// Lag is how long ago the first of the messages that are not in the set had its PUBACK; 0 = all are.
+func (l *Load) Lag(stored map[string]bool, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var most time.Duration
+	for p, at := range l.acked {
+		if !stored[p] {
+			most = max(most, now.Sub(at))
+		}
+	}
+	return most
 }
 
 // AwaitAll subscribes a client, once, and waits until it has every payload of the set. The replayed messages of a topic must

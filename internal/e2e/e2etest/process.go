@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,8 +19,8 @@ import (
 const command = "RESTANTE_TEST_COMMAND"
 
 // Main is the TestMain of a package whose tests start commands: the test binary itself, started again, so that the race
-// detector is in them too.
-func Main(m *testing.M, commands map[string]func() int) {
+// detector is in them too. The tests are a *testing.M, or that with more to do around it.
+func Main(m interface{ Run() int }, commands map[string]func() int) {
 	name := os.Getenv(command)
 	if name == "" {
 		os.Exit(m.Run())
@@ -61,13 +62,25 @@ func (x *text) String() string {
 // Start starts a command. It is killed, and waited for, at the end of the test at the latest.
 func Start(t *testing.T, name string, args ...string) *Process {
 	t.Helper()
-	p := &Process{t: t, name: name, ended: make(chan struct{})}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), self, args...) //nolint:gosec // itself
-	p.cmd.Env = append(os.Environ(), command+"="+name)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), self, args...) //nolint:gosec // itself
+	cmd.Env = append(os.Environ(), command+"="+name)
+	return begin(t, name, args, cmd)
+}
+
+// StartFile starts a program of that file, as [Start] does.
+func StartFile(t *testing.T, file string, args ...string) *Process {
+	t.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), file, args...) //nolint:gosec // a program of ours
+	return begin(t, filepath.Base(file), args, cmd)
+}
+
+func begin(t *testing.T, name string, args []string, cmd *exec.Cmd) *Process {
+	t.Helper()
+	p := &Process{t: t, name: name, cmd: cmd, ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
 	p.cmd.WaitDelay = 5 * time.Second // a child of its own may hold the pipes
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

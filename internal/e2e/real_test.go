@@ -1,0 +1,292 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/segmentio/kafka-go"
+
+	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack"
+)
+
+// world is the world of one test on real servers. On those that it shares with others it keeps to names of its own.
+type world struct {
+	*setup
+	name   string // the prefix of topics, groups and tables, and the keyspace
+	copies int    // of each partition
+	sinks  string // YAML: what stands below sinks
+	rules  string // YAML: the list
+	more   string // YAML: other keys
+}
+
+const realProcesses = `
+kafka:
+  brokers: %[1]q
+  names: {topics: %[2]s, groups: %[2]s}
+  messages: {partitions: %[3]d, replication: %[4]d}
+  sessions: {partitions: %[3]d}
+  dead: {partitions: 1}
+  session_timeout: 6600ms
+  rebalance_timeout: 6600ms
+shutdown: {drain: 1500ms}
+sources: {devices: {type: embedded, listen: %[5]q, node: emqx@127.0.0.1}}
+sinks:%[6]s
+rules:%[7]s
+replayer: {clock_skew: 0s}
+delivery: {to: topic, evidence: broker, secret_file: %[8]q, mqtt: {url: "mqtt://%[5]s"}}
+admin: {listen: %[9]q}
+%[10]s
+`
+
+// newWorld names a world on the Kafka that tests share, or on that of the addresses. Nothing runs, nothing is migrated.
+func newWorld(t *testing.T, kafka string) *world {
+	t.Helper()
+	w := &world{
+		setup: &setup{t: t, dir: t.TempDir(), kafka: kafka, broker: e2etest.FreeAddr(t), admin: map[string]string{}},
+		name:  stack.Unique(t), copies: 1,
+	}
+	if kafka == "" {
+		w.kafka = stack.Shared(t, stack.Kafka)
+	}
+	w.write("secret", "the key that marks the replays\n")
+	w.configure = func(admin string) string {
+		return fmt.Sprintf(realProcesses, w.kafka, w.name, partitions, w.copies, w.broker, w.sinks, w.rules, filepath.Join(w.dir, "secret"), admin, w.more)
+	}
+	return w
+}
+
+// cassandra adds a sink of that name on the server.
+func (w *world) cassandra(sink, address, keyspace, more string) {
+	w.sinks += fmt.Sprintf("\n  %s: {type: cassandra, hosts: %q, keyspace: %s, user: %s, password: %s%s}", sink, address, keyspace, stack.User, stack.Password, more)
+}
+
+// dynamodb adds a sink of that name on the server.
+func (w *world) dynamodb(sink, endpoint, prefix, more string) {
+	w.sinks += fmt.Sprintf("\n  %s: {type: dynamodb, region: us-west-2, endpoint: %q, access_key_id: AKIAU5IM2XOC7AQWG7HK, secret_access_key: none%s}", sink, endpoint, more)
+	if prefix != "" {
+		w.sinks = strings.TrimSuffix(w.sinks, "}") + ", table_prefix: " + prefix + "}"
+	}
+}
+
+// offline adds a rule that saves the offline messages of t/# in the sink.
+func (w *world) offline(sink string) {
+	w.rules += fmt.Sprintf("\n  - {topic: \"t/#\", action: save_offline_messages, sink: %s, wildcards: true}", sink)
+}
+
+// migrate makes topics and tables.
+func (w *world) migrate() {
+	w.t.Helper()
+	if err := migrateAll(w.t.Context(), w.config("migrate")); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// group is the consumer group of a sink's writers.
+func (w *world) group(sink string) string { return w.name + ".writer." + sink }
+
+// client is a plain client of Kafka.
+func (w *world) client() *kafka.Client {
+	return &kafka.Client{Addr: kafka.TCP(strings.Split(w.kafka, ",")...), Timeout: 10 * time.Second}
+}
+
+// ends are the end offsets of the partitions of mqtt.messages, and the committed ones of a group; -1 = none.
+func (w *world) ends(ctx context.Context, group string) (ends, committed map[int]int64, err error) {
+	topic := w.name + ".messages"
+	requests := make([]kafka.OffsetRequest, partitions)
+	parts := make([]int, partitions)
+	for i := range partitions {
+		requests[i], parts[i] = kafka.LastOffsetOf(i), i
+	}
+	offsets, err := w.client().ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{topic: requests}})
+	if err != nil {
+		return nil, nil, err
+	}
+	done, err := w.client().OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: map[string][]int{topic: parts}})
+	if err != nil {
+		return nil, nil, err
+	}
+	ends, committed = map[int]int64{}, map[int]int64{}
+	err = done.Error
+	for _, p := range offsets.Topics[topic] {
+		ends[p.Partition] = p.LastOffset
+		err = errors.Join(err, p.Error)
+	}
+	for _, p := range done.Topics[topic] {
+		committed[p.Partition] = p.CommittedOffset
+		err = errors.Join(err, p.Error)
+	}
+	return ends, committed, err
+}
+
+// awaitCommitted waits until the writers of the sink have committed all of mqtt.messages.
+func (w *world) awaitCommitted(sink string, within time.Duration) {
+	w.t.Helper()
+	var ends, committed map[int]int64
+	defer func() {
+		if w.t.Failed() {
+			w.t.Logf("sink %s: ends %v, committed %v", sink, ends, committed)
+		}
+	}()
+	e2etest.Await(w.t, within, "everything committed for "+sink, func() bool {
+		var err error
+		if ends, committed, err = w.ends(w.t.Context(), w.group(sink)); err != nil {
+			return false
+		}
+		for part, end := range ends {
+			if end > 0 && committed[part] < end {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// stored is a message as a store shows it.
+type stored struct{ Topic, Payload string }
+
+// book is what a plain consumer of mqtt.messages makes of it.
+type book struct {
+	published map[string]stored // by message id
+	acked     map[string]bool
+}
+
+// waiting are the messages that no client has acknowledged: what a store must hold, by message id.
+func (b book) waiting() map[string]stored {
+	out := maps.Clone(b.published)
+	for id := range b.acked {
+		delete(out, id)
+	}
+	return out
+}
+
+func (w *world) book() book {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 40*time.Second)
+	defer cancel()
+	ends, _, err := w.ends(ctx, w.group("nobody"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := book{map[string]stored{}, map[string]bool{}}
+	for part, end := range ends {
+		if end == 0 {
+			continue
+		}
+		r := kafka.NewReader(kafka.ReaderConfig{Brokers: strings.Split(w.kafka, ","), Topic: w.name + ".messages", Partition: part, MaxWait: 100 * time.Millisecond})
+		for next := int64(0); next < end; {
+			m, err := r.ReadMessage(ctx)
+			if err != nil {
+				w.t.Fatalf("read messages/%d at %d of %d: %v", part, next, end, err)
+			}
+			next = m.Offset + 1
+			switch header(m, "ce_type") {
+			case "mqtt.message.publish":
+				b.published[header(m, "ce_id")] = stored{string(m.Key), string(m.Value)}
+			case "mqtt.message.acked":
+				b.acked[header(m, "ce_msgid")] = true
+			}
+		}
+		if err := r.Close(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return b
+}
+
+// plainStore looks into a store as any other program could.
+type plainStore interface {
+	// messages are the rows of mqtt_msg by message id.
+	messages(ctx context.Context) (map[string]stored, error)
+	// dump is all rows of all tables, each row as text.
+	dump(ctx context.Context) (map[string][]string, error)
+}
+
+// awaitStored waits until the store holds exactly these messages, each once.
+func awaitStored(t *testing.T, s plainStore, want map[string]stored, within time.Duration) {
+	t.Helper()
+	var got map[string]stored
+	var err error
+	defer func() {
+		if t.Failed() {
+			missing, extra := 0, 0
+			for id := range want {
+				if _, ok := got[id]; !ok {
+					missing++
+				}
+			}
+			for id := range got {
+				if _, ok := want[id]; !ok {
+					extra++
+				}
+			}
+			t.Logf("%d rows, want %d: %d are missing, %d too many (last error: %v)", len(got), len(want), missing, extra, err)
+		}
+	}()
+	e2etest.Await(t, within, "the store holds what it must", func() bool {
+		got, err = s.messages(t.Context())
+		return err == nil && cmp.Equal(got, want)
+	})
+}
+
+// payloads are those of the messages. A payload that stands in two of them fails the test: it was published once.
+func payloads(t *testing.T, ms map[string]stored) map[string]bool {
+	t.Helper()
+	out := make(map[string]bool, len(ms))
+	for id, m := range ms {
+		if out[m.Payload] {
+			t.Errorf("%q stands in two rows, one of them %s", m.Payload, id)
+		}
+		out[m.Payload] = true
+	}
+	return out
+}
+
+// promised checks that every message that had its PUBACK is among those of the book, and gives how many are.
+func promised(t *testing.T, b book, acked map[string]bool) {
+	t.Helper()
+	have := payloads(t, b.published)
+	lost := 0
+	for p := range acked {
+		if !have[p] {
+			lost++
+		}
+	}
+	if lost > 0 {
+		t.Errorf("%d of %d messages that had their PUBACK are not in Kafka", lost, len(acked))
+	}
+}
+
+// long is how long an outage takes: the second in a soak.
+func long(short, soak time.Duration) time.Duration {
+	if os.Getenv("RESTANTE_SOAK") != "" {
+		return soak
+	}
+	return short
+}
+
+// times checks that a process wrote a text to its log exactly so many times.
+func times(t *testing.T, p *e2etest.Process, n int, texts ...string) {
+	t.Helper()
+	got := 0
+line:
+	for line := range strings.Lines(p.Log()) {
+		for _, text := range texts {
+			if !strings.Contains(line, text) {
+				continue line
+			}
+		}
+		got++
+	}
+	if got != n {
+		t.Errorf("the log says %q %d times, want %d", texts, got, n)
+	}
+}
