@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/restante/restante/fault"
@@ -24,6 +25,21 @@ type Storing struct {
 	Metrics *Metrics
 	Log     *slog.Logger
 	Now     func() time.Time
+
+	stalled atomic.Int32 // flushes that are being retried
+}
+
+// stall notes that a flush is being retried, and reports whether it is the only one: a store that is away is said once, not by
+// every partition.
+func (s *Storing) stall() bool {
+	s.Metrics.Stalled.WithLabelValues(s.Sink).Inc()
+	return s.stalled.Add(1) == 1
+}
+
+// resume notes the end of a stall, and reports whether it was the last.
+func (s *Storing) resume() bool {
+	s.Metrics.Stalled.WithLabelValues(s.Sink).Dec()
+	return s.stalled.Add(-1) == 0
 }
 
 // Persist returns when every op is durable or known to be poison; poison maps the indexes of poison ops to their causes. An error
@@ -67,8 +83,7 @@ func (s *Storing) apply(ctx context.Context, ops []sinks.Op, todo []int, bad map
 		}
 		err := s.attempt(ctx, batch)
 		if err == nil {
-			if attempt > 1 {
-				s.Metrics.Stalled.WithLabelValues(s.Sink).Dec()
+			if attempt > 1 && s.resume() {
 				s.Log.InfoContext(ctx, "apply succeeded again", "sink", s.Sink, "attempts", attempt)
 			}
 			return nil
@@ -76,7 +91,7 @@ func (s *Storing) apply(ctx context.Context, ops []sinks.Op, todo []int, bad map
 		left, halve, ferr := sift(err, todo, bad)
 		if ferr != nil || ctx.Err() != nil || len(left) == 0 || halve {
 			if attempt > 1 {
-				s.Metrics.Stalled.WithLabelValues(s.Sink).Dec()
+				s.resume()
 			}
 		}
 		switch {
@@ -93,12 +108,11 @@ func (s *Storing) apply(ctx context.Context, ops []sinks.Op, todo []int, bad map
 		}
 		todo = left
 		s.Metrics.Retries.WithLabelValues(s.Sink).Inc()
-		if attempt == 1 {
-			s.Metrics.Stalled.WithLabelValues(s.Sink).Inc()
+		if attempt == 1 && s.stall() {
 			s.Log.WarnContext(ctx, "apply failed, will retry until it succeeds", "sink", s.Sink, "ops", len(todo), "err", err)
 		}
 		if err := Sleep(ctx, s.Backoff.Delay(attempt)); err != nil {
-			s.Metrics.Stalled.WithLabelValues(s.Sink).Dec()
+			s.resume()
 			return fmt.Errorf("apply %d ops to sink %q: %w", len(todo), s.Sink, err)
 		}
 	}
