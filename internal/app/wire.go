@@ -183,19 +183,32 @@ func (w *Wire) await(ctx context.Context, condition string, check func(context.C
 
 // Ready waits until the topics and the stores are there and as they must be.
 func (w *Wire) Ready(ctx context.Context) error {
-	if err := w.await(ctx, "kafka", func(ctx context.Context) error { return w.Kafka.Verify(ctx, w.Process.Config.Specs()) }); err != nil {
+	if err := w.readyKafka(ctx); err != nil {
 		return err
 	}
 	for _, name := range sortedKeys(w.Stores) {
-		check := func(ctx context.Context) error {
-			if err := w.Stores[name].Check(ctx); err != nil {
-				return err
-			}
-			return checkRetention(ctx, w.Stores[name], w.Process.Config.Kafka.Messages.Retention)
+		if err := w.readySink(ctx, name); err != nil {
+			return err
 		}
-		if err := w.await(ctx, "sink "+name, check); err != nil {
-			return fmt.Errorf("sinks.%s: %w", name, err)
+	}
+	return nil
+}
+
+// readyKafka waits until the topics are there and as they must be.
+func (w *Wire) readyKafka(ctx context.Context) error {
+	return w.await(ctx, "kafka", func(ctx context.Context) error { return w.Kafka.Verify(ctx, w.Process.Config.Specs()) })
+}
+
+// readySink waits until one store is there and as it must be.
+func (w *Wire) readySink(ctx context.Context, name string) error {
+	check := func(ctx context.Context) error {
+		if err := w.Stores[name].Check(ctx); err != nil {
+			return err
 		}
+		return checkRetention(ctx, w.Stores[name], w.Process.Config.Kafka.Messages.Retention)
+	}
+	if err := w.await(ctx, "sink "+name, check); err != nil {
+		return fmt.Errorf("sinks.%s: %w", name, err)
 	}
 	return nil
 }

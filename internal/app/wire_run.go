@@ -42,7 +42,7 @@ func RunWriter(ctx, work context.Context, p *Process) error {
 		return err
 	}
 	defer w.Close()
-	if err := w.Ready(ctx); err != nil {
+	if err := w.readyKafka(ctx); err != nil {
 		return endedEarly(ctx, err)
 	}
 	return w.Write(ctx, work)
@@ -158,7 +158,8 @@ func (w *Wire) Ingest(ctx, work context.Context, sources []pipeline.Source) erro
 	return errors.Join(err, queue.Wait(), producer.Close(work))
 }
 
-// Write runs a group for each store until ctx ends and what they hold is durable.
+// Write runs a group for each store until ctx ends and what they hold is durable. Each waits for its own store first: one that is
+// away at the start stalls no other.
 func (w *Wire) Write(ctx, work context.Context) error {
 	c := w.Process.Config
 	producer := w.Kafka.Producer()
@@ -171,9 +172,8 @@ func (w *Wire) Write(ctx, work context.Context) error {
 			return errors.Join(err, all.Wait())
 		}
 		joined := w.joining(group, g)
-		turn := w.Process.Health.Loop("writer "+name, 2*time.Minute+c.Writer.FlushTimeout)
 		storing := &pipeline.Storing{
-			Sink: name, Store: w.Stores[name], Backoff: pipeline.DefaultBackoff, Timeout: c.Writer.FlushTimeout, Turn: turn.Turn,
+			Sink: name, Store: w.Stores[name], Backoff: pipeline.DefaultBackoff, Timeout: c.Writer.FlushTimeout,
 			Metrics: w.Metrics, Log: w.Process.Log, Now: time.Now,
 		}
 		dead := w.deadLetters(producer, group, "writer")
@@ -184,7 +184,12 @@ func (w *Wire) Write(ctx, work context.Context) error {
 			all.Run(func(ctx context.Context) error { return w.purge(ctx, name, p) })
 		}
 		all.Run(func(ctx context.Context) error {
+			if err := w.readySink(ctx, name); err != nil {
+				return endedEarly(ctx, err)
+			}
+			turn := w.Process.Health.Loop("writer "+name, 2*time.Minute+c.Writer.FlushTimeout)
 			defer turn.Stop()
+			storing.Turn = turn.Turn
 			return pipeline.Consume(ctx, work, joined, w.Process.Log, func(ctx, work context.Context, gen pipeline.Generation, tp pipeline.TP, from int64) error {
 				kind := event.Messages
 				if tp.Topic == w.Topics.Sessions {
