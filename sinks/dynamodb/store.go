@@ -194,7 +194,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.http.DialContext, s.http.TLSHandshakeTimeout, s.http.ResponseHeaderTimeout = dialer.DialContext, 3*time.Second, cfg.RequestTimeout
 	s.http.MaxIdleConns, s.http.MaxIdleConnsPerHost, s.http.IdleConnTimeout = cfg.PoolSize, cfg.PoolSize, 50*time.Second
 	s.api = ddb.NewFromConfig(awsConfig, func(o *ddb.Options) {
-		o.HTTPClient = &http.Client{Transport: s.http, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		o.HTTPClient = &http.Client{Transport: transport{s.http}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 		// The service's own sum over an answer is of no use beside TLS; the SDK takes the answer to a condition that was not met
 		// for a damaged one, and warns on stderr.
 		o.DisableValidateResponseChecksum = true
