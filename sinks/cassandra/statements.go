@@ -37,7 +37,7 @@ const (
 )
 
 // queryTexts are the statements. Each write says its time: the driver's or the server's would be the clock's.
-var queryTexts = [manyQueries]string{
+var queryTexts = [manyQueries]string{ //nolint:gosec // the tokens are no credentials
 	insertMessage: `INSERT INTO {{keyspace}}.{{prefix}}mqtt_msg (topic, msgid, arrived, payload, qos, retain, sender) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?`,
 	deleteMessage: `DELETE FROM {{keyspace}}.{{prefix}}mqtt_msg USING TIMESTAMP ? WHERE topic = ? AND msgid = ?`,
 	insertProps:   `INSERT INTO {{keyspace}}.{{prefix}}mqtt_msg_props (topic, msgid, props, history) VALUES (?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?`,
