@@ -86,7 +86,7 @@ kafka: {messages: {partitions: 4}, sessions: {partitions: 4}}
 `, addr))
 	start := func() stack { return startUp(t, dir, "-c", config) }
 	s := start()
-	load := e2etest.StartLoad(t, addr, "load/%d", 3)
+	load := e2etest.StartLoad(t, addr, "load/%d", 3, 5*time.Millisecond)
 	for i, how := range []string{"SIGKILL", "SIGTERM", "SIGKILL"} {
 		before := load.Acked()
 		e2etest.Await(t, 30*time.Second, "50 more PUBACKs", func() bool { return load.Acked() >= before+50 })

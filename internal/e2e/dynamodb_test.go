@@ -86,10 +86,6 @@ func (p plainDynamoDB) messages(ctx context.Context) (map[string]stored, error) 
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[string]stored, len(items))
-	for _, it := range items {
-		out[it["msgid"]["S"].(string)] = stored{it["topic"]["S"].(string), it["payload"]["S"].(string)}
-	}
 	// A message that is in no map would be replayed to nobody.
 	maps, err := p.items(ctx, "mqtt_topic_msg_map")
 	if err != nil {
@@ -102,9 +98,10 @@ func (p plainDynamoDB) messages(ctx context.Context) (map[string]stored, error) 
 			mapped[id] = true
 		}
 	}
-	for id := range out {
-		if !mapped[id] {
-			return nil, fmt.Errorf("message %s is in no map", id)
+	out := make(map[string]stored, len(items))
+	for _, it := range items {
+		if id := it["msgid"]["S"].(string); mapped[id] {
+			out[id] = stored{it["topic"]["S"].(string), it["payload"]["S"].(string)}
 		}
 	}
 	return out, nil

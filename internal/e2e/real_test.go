@@ -35,9 +35,7 @@ kafka:
   messages: {partitions: %[3]d, replication: %[4]d}
   sessions: {partitions: %[3]d}
   dead: {partitions: 1}
-  session_timeout: 6600ms
-  rebalance_timeout: 6600ms
-shutdown: {drain: 1500ms}
+shutdown: {drain: 5s}
 sources: {devices: {type: embedded, listen: %[5]q, node: emqx@127.0.0.1}}
 sinks:%[6]s
 rules:%[7]s
@@ -98,9 +96,9 @@ func (w *world) client() *kafka.Client {
 	return &kafka.Client{Addr: kafka.TCP(strings.Split(w.kafka, ",")...), Timeout: 10 * time.Second}
 }
 
-// ends are the end offsets of the partitions of mqtt.messages, and the committed ones of a group; -1 = none.
-func (w *world) ends(ctx context.Context, group string) (ends, committed map[int]int64, err error) {
-	topic := w.name + ".messages"
+// ends are the end offsets of the partitions of a topic, messages or sessions, and the committed ones of a group; -1 = none.
+func (w *world) ends(ctx context.Context, topic, group string) (ends, committed map[int]int64, err error) {
+	topic = w.name + "." + topic
 	requests := make([]kafka.OffsetRequest, partitions)
 	parts := make([]int, partitions)
 	for i := range partitions {
@@ -127,7 +125,7 @@ func (w *world) ends(ctx context.Context, group string) (ends, committed map[int
 	return ends, committed, err
 }
 
-// awaitCommitted waits until the writers of the sink have committed all of mqtt.messages.
+// awaitCommitted waits until the writers of the sink have committed all of both topics.
 func (w *world) awaitCommitted(sink string, within time.Duration) {
 	w.t.Helper()
 	var ends, committed map[int]int64
@@ -136,18 +134,20 @@ func (w *world) awaitCommitted(sink string, within time.Duration) {
 			w.t.Logf("sink %s: ends %v, committed %v", sink, ends, committed)
 		}
 	}()
-	e2etest.Await(w.t, within, "everything committed for "+sink, func() bool {
-		var err error
-		if ends, committed, err = w.ends(w.t.Context(), w.group(sink)); err != nil {
-			return false
-		}
-		for part, end := range ends {
-			if end > 0 && committed[part] < end {
+	for _, topic := range []string{"messages", "sessions"} {
+		e2etest.Await(w.t, within, "all "+topic+" committed for "+sink, func() bool {
+			var err error
+			if ends, committed, err = w.ends(w.t.Context(), topic, w.group(sink)); err != nil {
 				return false
 			}
-		}
-		return true
-	})
+			for part, end := range ends {
+				if end > 0 && committed[part] < end {
+					return false
+				}
+			}
+			return true
+		})
+	}
 }
 
 // stored is a message as a store shows it.
@@ -172,10 +172,12 @@ func (w *world) book() book {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 40*time.Second)
 	defer cancel()
-	ends, _, err := w.ends(ctx, w.group("nobody"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	var ends map[int]int64
+	e2etest.Await(w.t, 40*time.Second, "the end offsets of messages", func() bool {
+		var err error
+		ends, _, err = w.ends(ctx, "messages", w.group("nobody"))
+		return err == nil
+	})
 	b := book{map[string]stored{}, map[string]bool{}}
 	for part, end := range ends {
 		if end == 0 {
@@ -204,7 +206,7 @@ func (w *world) book() book {
 
 // plainStore looks into a store as any other program could.
 type plainStore interface {
-	// messages are the rows of mqtt_msg by message id.
+	// messages are the rows of mqtt_msg that a subscriber would get, by message id.
 	messages(ctx context.Context) (map[string]stored, error)
 	// dump is all rows of all tables, each row as text.
 	dump(ctx context.Context) (map[string][]string, error)

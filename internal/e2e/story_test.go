@@ -73,7 +73,7 @@ func TestThreeProcessesLoseNothingWhenEachIsEndedAndKilled(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t)
 	all := s.startAll("ingest", "writer", "replayer")
-	load := e2etest.StartLoad(t, s.broker, "t/load/%d", 3)
+	load := e2etest.StartLoad(t, s.broker, "t/load/%d", 3, 5*time.Millisecond)
 	visitor := e2etest.StartVisitor(t, s.broker, "visitor", "t/load/#")
 	progress := func(n int) {
 		t.Helper()

@@ -3,7 +3,9 @@ package e2etest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,21 +22,20 @@ type Load struct {
 	acked map[string]time.Time // the PUBACK, by payload
 }
 
-// StartLoad starts publishers, each to a topic of its own: the format with its number.
-func StartLoad(t *testing.T, addr, format string, n int) *Load {
+// StartLoad starts publishers, each to a topic of its own: the format with its number. Each rests for a pause after each PUBACK.
+func StartLoad(t *testing.T, addr, format string, n int, pause time.Duration) *Load {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	l := &Load{stop: stop, acked: map[string]time.Time{}}
 	for i := range n {
-		l.wg.Go(func() { l.publish(ctx, addr, fmt.Sprintf(format, i), i) }) // ends with ctx; Stop waits
+		l.wg.Go(func() { l.publish(ctx, addr, fmt.Sprintf(format, i), i, pause) }) // ends with ctx; Stop waits
 	}
 	t.Cleanup(func() { l.Stop() })
 	return l
 }
 
 // publish publishes one message after another. What gets no PUBACK is not promised, and not sent again.
-func (l *Load) publish(ctx context.Context, addr, topic string, who int) {
-	const pause = 5 * time.Millisecond
+func (l *Load) publish(ctx context.Context, addr, topic string, who int, pause time.Duration) {
 	var c *mqtttest.Client
 	for n := 0; ctx.Err() == nil; n++ {
 		if c == nil {
@@ -82,13 +83,30 @@ func (l *Load) Stop() map[string]bool {
 	return all
 }
 
+// Stall is the longest time between two PUBACKs of all publishers.
+func (l *Load) Stall() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := slices.SortedFunc(maps.Values(l.acked), time.Time.Compare)
+	var most time.Duration
+	for i := 1; i < len(at); i++ {
+		most = max(most, at[i].Sub(at[i-1]))
+	}
+	return most
+}
+
 // Lag is how long ago the first of the messages that are not in the set had its PUBACK; 0 = all are.
 func (l *Load) Lag(stored map[string]bool, now time.Time) time.Duration {
+	return l.LagOf("", stored, now)
+}
+
+// LagOf is Lag for the topics that begin so.
+func (l *Load) LagOf(topics string, stored map[string]bool, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var most time.Duration
 	for p, at := range l.acked {
-		if !stored[p] {
+		if !stored[p] && strings.HasPrefix(p, topics) {
 			most = max(most, now.Sub(at))
 		}
 	}

@@ -1,0 +1,221 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/proxy"
+)
+
+// alone lets one test at a time have servers of its own: a machine that runs these tests carries no more.
+var alone = make(chan struct{}, 1)
+
+// own starts a server for this test.
+func own(t *testing.T, kind stack.Kind) *stack.Server {
+	t.Helper()
+	alone <- struct{}{}
+	t.Cleanup(func() { <-alone })
+	return stack.Own(t, kind)
+}
+
+// payloadsOf are the payloads that a store holds now; none when it cannot be asked.
+func payloadsOf(ctx context.Context, s plainStore) (map[string]bool, error) {
+	ms, err := s.messages(ctx)
+	out := make(map[string]bool, len(ms))
+	for _, m := range ms {
+		out[m.Payload] = true
+	}
+	return out, err
+}
+
+// calm is a load that the local stores can take beside other tests.
+const calm = 30 * time.Millisecond
+
+// fresh is how old the oldest message that is not stored may be where nothing is wrong: messages are held for a second.
+const fresh = 3500 * time.Millisecond
+
+// awaitFresh waits until the store holds all but the newest messages of the load, and gives how long that took.
+func awaitFresh(t *testing.T, s plainStore, load *e2etest.Load, within time.Duration) time.Duration {
+	t.Helper()
+	began := time.Now()
+	e2etest.Await(t, within, "the store has caught up", func() bool {
+		asked := time.Now()
+		have, err := payloadsOf(t.Context(), s)
+		return err == nil && load.Lag(have, asked) < fresh
+	})
+	return time.Since(began).Round(100 * time.Millisecond)
+}
+
+// progress waits for more PUBACKs.
+func progress(t *testing.T, load *e2etest.Load, more int, within time.Duration) {
+	t.Helper()
+	before := load.Acked()
+	e2etest.Await(t, within, fmt.Sprintf("%d more PUBACKs", more), func() bool { return load.Acked() >= before+more })
+}
+
+const (
+	notThere   = `"msg":"not there yet, will retry"`
+	applyFails = `"msg":"apply failed, will retry until it succeeds"`
+	appliesNow = `"msg":"apply succeeded again"`
+)
+
+// TestAStoreThatIsAwayIsWaitedFor: at the start of the writer and in its middle, under load. It says so once each time, never
+// ends for it, and loses nothing.
+func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []stack.Kind{stack.Cassandra, stack.DynamoDB} {
+		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "")
+			server := own(t, kind)
+			var look plainStore
+			if kind == stack.Cassandra {
+				w.cassandra("history", server.Address(), "mqtt", "")
+				look = plainCassandra{address: server.Address(), keyspace: "mqtt"}
+			} else {
+				w.dynamodb("history", server.Address(), "", "")
+				look = lookDynamoDB(server.Address(), "")
+			}
+			w.offline("history")
+			w.migrate()
+			if err := server.Stop(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+
+			ingest, writer := w.begin("ingest"), w.begin("writer")
+			e2etest.AwaitReady(t, w.admin["ingest"])
+			load := e2etest.StartLoad(t, w.broker, "t/load/%d", 3, calm)
+			writer.AwaitLog(notThere, 30*time.Second)
+			progress(t, load, 100, 60*time.Second)
+			time.Sleep(long(3*time.Second, time.Minute))
+			w.notReady("writer", "sink history")
+			if err := server.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			took := awaitFresh(t, look, load, time.Minute)
+			t.Logf("%s was away at the start: caught up %v after it was back, %d PUBACKs", kind, took, load.Acked())
+			times(t, writer, 1, notThere, `"what":"sink history"`)
+
+			w.start("replayer")
+			visitor := e2etest.StartVisitor(t, w.broker, "visitor", "t/load/0")
+			progress(t, load, 50, time.Minute)
+			if err := server.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(long(10*time.Second, time.Minute))
+			progress(t, load, 1, 10*time.Second) // nobody waits for the store
+			if err := server.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			had := visitor.Stop() // what it takes is not in the store: the lag of the other topics tells
+			others := map[string]bool{}
+			e2etest.Await(t, time.Minute, "the store has caught up", func() bool {
+				asked := time.Now()
+				have, err := payloadsOf(t.Context(), look)
+				clear(others)
+				for p := range have {
+					others[p] = true
+				}
+				for p := range had {
+					others[p] = true
+				}
+				return err == nil && load.LagOf("t/load/1", others, asked) < fresh && load.LagOf("t/load/2", others, asked) < fresh
+			})
+			t.Logf("%s was killed: caught up %v after it was back", kind, time.Since(began).Round(100*time.Millisecond))
+			acked := load.Stop()
+			ingest.Stop(20 * time.Second) // all that happened is in Kafka now
+			w.awaitCommitted("history", time.Minute)
+			b := w.book()
+			promised(t, b, acked)
+			awaitStored(t, look, b.waiting(), 30*time.Second)
+			if len(b.acked) == 0 {
+				t.Error("the visitor has acknowledged nothing")
+			}
+			t.Logf("%d PUBACKs, %d published, %d acknowledged by the visitor, %d rows", len(acked), len(b.published), len(b.acked), len(b.waiting()))
+			if writer.Ended() {
+				t.Error("the writer has ended")
+			}
+			times(t, writer, 1, applyFails, `"sink":"history"`)
+			times(t, writer, 1, appliesNow, `"sink":"history"`)
+		})
+	}
+}
+
+// TestASinkThatIsDownStallsNoOther: two sinks side by side, each with a group of its own, in one writer.
+func TestASinkThatIsDownStallsNoOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "")
+	addresses := map[string]string{"cassandra": stack.Shared(t, stack.Cassandra), "dynamodb": strings.TrimPrefix(stack.Shared(t, stack.DynamoDB), "http://")}
+	wires := map[string]*proxy.TCP{}
+	for name, address := range addresses {
+		p, err := proxy.ListenTCP(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		wires[name] = p
+	}
+	w.cassandra("cassandra", wires["cassandra"].Address(), w.name, "")
+	w.dynamodb("dynamodb", "http://"+wires["dynamodb"].Address(), w.name+"_", "")
+	w.offline("cassandra")
+	w.offline("dynamodb")
+	w.migrate()
+	looks := map[string]plainStore{
+		"cassandra": lookCassandra(t, addresses["cassandra"], w.name), "dynamodb": lookDynamoDB("http://"+addresses["dynamodb"], w.name+"_"),
+	}
+	// One is down at the start already.
+	wires["dynamodb"].Set(proxy.Refuse)
+	w.start("ingest")
+	writer := w.begin("writer")
+	load := e2etest.StartLoad(t, w.broker, "t/load/%d", 2, calm)
+	writer.AwaitLog(notThere, 30*time.Second)
+	progress(t, load, 50, 30*time.Second)
+	took := awaitFresh(t, looks["cassandra"], load, 30*time.Second)
+	t.Logf("dynamodb is down at the start: cassandra was up to date %v after 50 PUBACKs", took)
+	times(t, writer, 1, notThere, `"what":"sink dynamodb"`)
+	wires["dynamodb"].Set(proxy.Pass)
+	took = awaitFresh(t, looks["dynamodb"], load, time.Minute)
+	t.Logf("dynamodb was down at the start: caught up %v after it was back", took)
+
+	for down, up := range map[string]string{"cassandra": "dynamodb", "dynamodb": "cassandra"} {
+		wires[down].Set(proxy.Refuse)
+		progress(t, load, 1, 10*time.Second)
+		var most time.Duration
+		for until := time.Now().Add(long(10*time.Second, 10*time.Minute)); time.Now().Before(until); time.Sleep(400 * time.Millisecond) {
+			asked := time.Now()
+			have, err := payloadsOf(t.Context(), looks[up])
+			if err != nil {
+				t.Fatal(err)
+			}
+			most = max(most, load.Lag(have, asked))
+		}
+		if most == 0 || most > 5*time.Second {
+			t.Errorf("while %s was down the lag of %s was up to %v, want at most 5 s", down, up, most)
+		}
+		times(t, writer, 1, applyFails, `"sink":"`+down+`"`)
+		wires[down].Set(proxy.Pass)
+		took := awaitFresh(t, looks[down], load, time.Minute)
+		t.Logf("while %s was down the lag of %s was at most %v; it caught up %v after it was back", down, up, most.Round(10*time.Millisecond), took)
+	}
+	acked := load.Stop()
+	w.awaitCommitted("cassandra", time.Minute)
+	w.awaitCommitted("dynamodb", time.Minute)
+	b := w.book()
+	promised(t, b, acked)
+	for _, look := range looks {
+		awaitStored(t, look, b.waiting(), 30*time.Second)
+	}
+	if writer.Ended() {
+		t.Error("the writer has ended")
+	}
+}
