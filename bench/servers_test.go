@@ -65,7 +65,7 @@ func messagesFor(b *testing.B, n int) []event.Event {
 		at := begin.Add(span * time.Duration(i) / time.Duration(n))
 		events[i] = event.Published{
 			Head: event.Head{
-				ID:     event.IDOf(at.UnixMicro(), 0xF44200000901, uint16(i)), //nolint:gosec // the low bits
+				ID:     event.IDOf(at.UnixMicro(), 0xF44200000901, uint16(i)),
 				Source: "restante/embedded/bench", At: at.Truncate(time.Millisecond),
 			},
 			Topic: topics[i%sinkTopics], Sender: "device-4711", QoS: 1, Payload: payload,

@@ -27,12 +27,12 @@ func TestAClosedBodyIsAtItsEndAndNotBroken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = transport{looks(func(r *http.Request) (*http.Response, error) { //nolint:bodyclose // there is none
+	_, err = transport{looks(func(r *http.Request) (*http.Response, error) {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			t.Errorf("copy the rest of a closed body: %v", err)
 		}
 		return &http.Response{}, nil
-	})}.RoundTrip(req)
+	})}.RoundTrip(req) //nolint:bodyclose // there is none
 	if err != nil || req.Body != body {
 		t.Errorf("%v; the caller's request was changed: %v", err, req.Body != body)
 	}
