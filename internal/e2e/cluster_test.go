@@ -44,8 +44,6 @@ func (w *world) leader(nodes stack.Cluster) *stack.Server {
 // TestALeaderThatDiesLosesNothingAcknowledged: Kafka with three nodes, the leader of a partition killed under load.
 func TestALeaderThatDiesLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
-	alone <- struct{}{}
-	t.Cleanup(func() { <-alone })
 	nodes := stack.OwnKafka(t, 3)
 	w := newWorld(t, nodes.Addresses())
 	w.copies = 3
