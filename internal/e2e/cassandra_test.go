@@ -35,7 +35,7 @@ func connectCassandra(address string) (*gocql.Session, error) {
 	c := gocql.NewCluster(host)
 	c.Port = port
 	c.ProtoVersion = 4
-	c.Timeout, c.ConnectTimeout = 20*time.Second, 20*time.Second
+	c.Timeout, c.ConnectTimeout = time.Minute, time.Minute // busy machines
 	c.Consistency = gocql.One
 	c.Authenticator = gocql.PasswordAuthenticator{Username: stack.User, Password: stack.Password}
 	c.Logger = silent{}
@@ -57,7 +57,7 @@ func lookCassandra(t *testing.T, address, keyspace string) plainCassandra {
 	}
 	t.Cleanup(func() {
 		if err := s.Query("DROP KEYSPACE IF EXISTS " + keyspace).Exec(); err != nil {
-			t.Error(err)
+			t.Log(err) // the server ends soon; nobody else looks there
 		}
 		s.Close()
 	})
