@@ -7,7 +7,7 @@ FUZZTIME ?= 1m
 BENCH    ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race servers vet lint fmt vuln fuzz bench soak check
+.PHONY: help build test race outages servers vet lint fmt vuln fuzz bench soak check
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: ## Run every test once, with the race detector, in a random order.
 
 race: ## Hunt for races: run every test three times over, each time in another order.
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
+
+outages: ## Stop stores and Kafka's leaders under load for 10 s each; RESTANTE_SOAK=1 for long. Needs a quiet machine.
+	RESTANTE_OUTAGES=1 RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -count=1 -v -timeout 2h -run 'LeaderThatDies|StoreThatIsAway|SinkThatIsDown' ./internal/e2e/
 
 servers: ## Start Kafka, Cassandra and DynamoDB Local for work by hand; Ctrl-C stops them.
 	@$(SERVERS)
@@ -49,8 +52,8 @@ fuzz: ## Run every fuzz target for FUZZTIME (1m) each.
 bench: ## Run the benchmarks of the whole, on real servers; BENCH picks some by a pattern.
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -benchmem -timeout 60m ./bench/...
 
-soak: ## Run the long figures of the simulation and of the worker's law.
-	RESTANTE_SOAK=1 $(GO) test -count=1 -v -timeout 4h ./internal/sim/... ./pipeline/...
+soak: ## Run the long figures: the simulation, the worker's law, the stores, outages.
+	RESTANTE_SOAK=1 RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -count=1 -v -timeout 6h ./internal/sim/... ./pipeline/... ./sinks/... ./internal/e2e/
 
 check: ## Run what continuous integration runs.
 	@.ci/run

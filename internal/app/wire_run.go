@@ -55,7 +55,7 @@ func RunReplayer(ctx, work context.Context, p *Process) error {
 		return err
 	}
 	defer w.Close()
-	if err := w.Ready(ctx); err != nil {
+	if err := w.readyKafka(ctx); err != nil {
 		return endedEarly(ctx, err)
 	}
 	pub, err := w.Publisher()
@@ -280,6 +280,9 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 		Log: w.Process.Log, Now: time.Now,
 	}
 	main := NewParts(ctx)
+	for _, name := range sortedKeys(w.Stores) { // beside the replays: one that is away stalls those of no other
+		main.Run(func(ctx context.Context) error { return endedEarly(ctx, w.readySink(ctx, name)) })
+	}
 	main.Run(func(ctx context.Context) error { return pipeline.Consume(ctx, work, joined, w.Process.Log, r.Own) })
 	defer helpers.AfterStop(main.Stop)()
 	err = main.Wait()

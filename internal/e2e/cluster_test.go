@@ -43,6 +43,7 @@ func (w *world) leader(nodes stack.Cluster) *stack.Server {
 
 // TestALeaderThatDiesLosesNothingAcknowledged: Kafka with three nodes, the leader of a partition killed under load.
 func TestALeaderThatDiesLosesNothingAcknowledged(t *testing.T) {
+	outage(t)
 	t.Parallel()
 	nodes := stack.OwnKafka(t, 3)
 	w := newWorld(t, nodes.Addresses())

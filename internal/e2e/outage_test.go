@@ -71,6 +71,7 @@ const (
 // TestAStoreThatIsAwayIsWaitedFor: at the start of the writer and in its middle, under load. It says so once each time, never
 // ends for it, and loses nothing.
 func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
+	outage(t)
 	t.Parallel()
 	for _, kind := range []stack.Kind{stack.Cassandra, stack.DynamoDB} {
 		t.Run(kind.String(), func(t *testing.T) {
@@ -156,6 +157,7 @@ func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
 
 // TestASinkThatIsDownStallsNoOther: two sinks side by side, each with a group of its own, in one writer.
 func TestASinkThatIsDownStallsNoOther(t *testing.T) {
+	outage(t)
 	t.Parallel()
 	w := newWorld(t, "")
 	addresses := map[string]string{"cassandra": stack.Shared(t, stack.Cassandra), "dynamodb": strings.TrimPrefix(stack.Shared(t, stack.DynamoDB), "http://")}

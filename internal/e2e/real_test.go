@@ -302,3 +302,11 @@ line:
 		t.Errorf("the log says %q %d times, want %d", texts, got, n)
 	}
 }
+
+// outage skips a test that stops servers under load for a while, unless it is asked for: several of them need a quiet machine.
+func outage(t *testing.T) {
+	t.Helper()
+	if os.Getenv("RESTANTE_OUTAGES") == "" && os.Getenv("RESTANTE_SOAK") == "" {
+		t.Skip("stops servers under load: make outages runs it, with RESTANTE_SOAK=1 for long")
+	}
+}
