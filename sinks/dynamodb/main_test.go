@@ -16,7 +16,11 @@ import (
 
 // TestMain bounds the random histories: each step is a request to a real server. A flag says otherwise.
 func TestMain(m *testing.M) {
-	if err := flag.Set("rapid.checks", "15"); err != nil {
+	checks := "3"
+	if os.Getenv("RESTANTE_SOAK") != "" {
+		checks = "15"
+	}
+	if err := flag.Set("rapid.checks", checks); err != nil {
 		panic(err) // rapid has no such flag any more
 	}
 	goleak.VerifyTestMain(stack.Main(m))

@@ -50,12 +50,12 @@ func conform(t *testing.T, law sinktest.Law, change func(*dynamodb.Config)) {
 
 func TestStrictStoreKeepsBothLaws(t *testing.T) {
 	t.Parallel()
-	forSoak(t)
 	conform(t, sinktest.Commute, func(c *dynamodb.Config) { c.Strict = true })
 }
 
 func TestStrictStoreKeepsBothLawsInSmallBuckets(t *testing.T) {
 	t.Parallel()
+	forSoak(t)
 	conform(t, sinktest.Commute, func(c *dynamodb.Config) {
 		c.Strict, c.FirstIDs, c.BucketMinutes, c.BucketBytes = true, 1, 1, 1
 	})
