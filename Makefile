@@ -22,7 +22,7 @@ race: ## Hunt for races: run every test three times over, each time in another o
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
 
 outages: ## Stop stores and Kafka's leaders under load for 10 s each; RESTANTE_SOAK=1 for long. Needs a quiet machine.
-	RESTANTE_OUTAGES=1 RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -count=1 -v -timeout 2h -run 'LeaderThatDies|StoreThatIsAway|SinkThatIsDown' ./internal/e2e/
+	RESTANTE_OUTAGES=1 RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -count=1 -v -timeout 2h -run 'LeaderThatDies|OutlivesItsLeader|StoreThatIsAway|SinkThatIsDown' ./internal/e2e/ ./internal/stack/
 
 servers: ## Start Kafka, Cassandra and DynamoDB Local for work by hand; Ctrl-C stops them.
 	@$(SERVERS)
