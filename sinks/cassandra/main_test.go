@@ -2,6 +2,7 @@ package cassandra
 
 import (
 	"context"
+	goflag "flag"
 	"fmt"
 	"net"
 	"os"
@@ -18,7 +19,15 @@ import (
 	"github.com/restante/restante/sinks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(stack.Main(m)) }
+// TestMain bounds the random histories outside a soak: each step is a request to a real server.
+func TestMain(m *testing.M) {
+	if !soak() {
+		if err := goflag.Set("rapid.checks", "20"); err != nil {
+			panic(err) // rapid has no such flag any more
+		}
+	}
+	goleak.VerifyTestMain(stack.Main(m))
+}
 
 // keyspace is that of this process: a CREATE TABLE takes a second, so all tests share it and work in topics of their own.
 var keyspace = "test_" + strconv.FormatInt(time.Now().UnixNano(), 36)

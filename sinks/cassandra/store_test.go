@@ -32,7 +32,7 @@ func TestStore(t *testing.T) {
 			}
 			return open(t, now)
 		},
-		Law: sinktest.Commute, RealClock: true, ExpiryPrecision: 3 * time.Second, MaxTopic: maxKey - 1,
+		Law: sinktest.Commute, RealClock: true, ExpiryPrecision: 30 * time.Second, MaxTopic: maxKey - 1,
 		Poison: func(topic event.Topic) sinks.Op {
 			m := message(topic, time.Now(), 1)
 			m.Payload = bytes.Repeat([]byte("x"), 1<<20+1)
