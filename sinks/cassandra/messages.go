@@ -299,7 +299,7 @@ func (s *Store) complete(ctx context.Context, t event.Topic, page *[]found) erro
 		if !ok && f.place == propsAt {
 			s.cfg.Metrics.Count(PropsMissing, 1)
 		}
-		if f.Properties, err = propertiesOf(m.props); err != nil {
+		if f.Properties, err = sinks.ParseProperties(m.props); err != nil {
 			s.cfg.Metrics.Count(Unreadable, 1)
 		}
 		if f.place != historyAt || !m.history {

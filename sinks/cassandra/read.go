@@ -144,7 +144,7 @@ func (s *Store) retainedOf(ctx context.Context, t event.Topic) (*sinks.Message, 
 		return nil, nil //nolint:nilnil // nil is the answer: a row that is none of ours
 	}
 	m := r.message(t, id, s.cfg.Now())
-	if m.Properties, err = propertiesOf(props); err != nil {
+	if m.Properties, err = sinks.ParseProperties(props); err != nil {
 		s.cfg.Metrics.Count(Unreadable, 1)
 	}
 	return &m, nil

@@ -162,7 +162,7 @@ func (w *work) putMessage(o sinks.PutMessage) (unit, error) {
 		w.store.cfg.Metrics.Count(Expired, 1)
 		return unit{}, nil
 	}
-	props, err := propertiesText(m.Properties)
+	props, err := sinks.PropertiesText(m.Properties)
 	if err != nil {
 		return unit{}, fmt.Errorf("store message %s: write its properties: %w", m.ID, err)
 	}
@@ -195,7 +195,7 @@ func (w *work) putRetained(o sinks.PutRetained) (unit, error) {
 		w.store.cfg.Metrics.Count(Expired, 1)
 		return one(m.Topic.String(), deleteRetained, at, m.Topic.String()), nil
 	}
-	props, err := propertiesText(m.Properties)
+	props, err := sinks.PropertiesText(m.Properties)
 	if err != nil {
 		return unit{}, fmt.Errorf("store retained message %s: write its properties: %w", m.ID, err)
 	}

@@ -1,7 +1,6 @@
 package dynamodb
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
@@ -207,39 +206,6 @@ func payloadOf(v types.AttributeValue) []byte {
 	return []byte{}
 }
 
-// properties is the JSON form of a message's properties.
-type properties struct {
-	User            [][2]string `json:"user,omitempty"`
-	ContentType     string      `json:"content_type,omitempty"`
-	ResponseTopic   string      `json:"response_topic,omitempty"`
-	CorrelationData []byte      `json:"correlation_data,omitempty"`
-	PayloadFormat   byte        `json:"payload_format,omitempty"`
-}
-
-func propertiesText(p event.Properties) (string, error) {
-	j := properties{ContentType: p.ContentType, ResponseTopic: p.ResponseTopic, CorrelationData: p.CorrelationData, PayloadFormat: p.PayloadFormat}
-	for _, u := range p.User {
-		j.User = append(j.User, [2]string{u.Key, u.Value})
-	}
-	b, err := json.Marshal(j)
-	return string(b), err
-}
-
-func parseProperties(s string) (event.Properties, error) {
-	if s == "" {
-		return event.Properties{}, nil
-	}
-	var j properties
-	if err := json.Unmarshal([]byte(s), &j); err != nil {
-		return event.Properties{}, err
-	}
-	p := event.Properties{ContentType: j.ContentType, ResponseTopic: j.ResponseTopic, CorrelationData: j.CorrelationData, PayloadFormat: j.PayloadFormat}
-	for _, u := range j.User {
-		p.User = append(p.User, event.UserProperty{Key: u[0], Value: u[1]})
-	}
-	return p, nil
-}
-
 // row is a message as an item of mqtt_msg and of mqtt_retain.
 func (s *Store) row(m sinks.Message) (item, error) {
 	it := item{
@@ -250,7 +216,7 @@ func (s *Store) row(m sinks.Message) (item, error) {
 		it[aExpires] = num(expirySeconds(m.Expires))
 	}
 	if !m.Properties.IsZero() {
-		props, err := propertiesText(m.Properties)
+		props, err := sinks.PropertiesText(m.Properties)
 		if err != nil {
 			return nil, fmt.Errorf("write the properties of message %s: %w", m.ID, err)
 		}
@@ -284,7 +250,7 @@ func (s *Store) message(it item, now time.Time) (m sinks.Message, alive bool, er
 	if m.Topic, err = event.ParseTopic(text(it, aTopic)); err != nil {
 		return fail(err)
 	}
-	if m.Properties, err = parseProperties(text(it, aProps)); err != nil {
+	if m.Properties, err = sinks.ParseProperties(text(it, aProps)); err != nil {
 		return fail(err)
 	}
 	m.Sender, m.QoS, m.Retain = event.ClientID(text(it, aSender)), event.QoS(integer(it, aQoS)&3), integer(it, aRetain) != 0

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"bytes"
 	"database/sql"
-	"encoding/json"
 	"fmt"
 	"time"
 	"unicode/utf8"
@@ -79,47 +78,16 @@ func payloadValue(p []byte) any {
 	return p
 }
 
+func propertiesValue(p event.Properties) (sql.NullString, error) {
+	text, err := sinks.PropertiesText(p)
+	return sql.NullString{String: text, Valid: text != ""}, err
+}
+
 func expiresValue(t time.Time) any {
 	if t.IsZero() {
 		return nil
 	}
 	return t.UnixMicro()
-}
-
-// properties is the JSON form of a message's properties.
-type properties struct {
-	User            [][2]string `json:"user,omitempty"`
-	ContentType     string      `json:"content_type,omitempty"`
-	ResponseTopic   string      `json:"response_topic,omitempty"`
-	CorrelationData []byte      `json:"correlation_data,omitempty"`
-	PayloadFormat   byte        `json:"payload_format,omitempty"`
-}
-
-func propertiesValue(p event.Properties) (any, error) {
-	if p.IsZero() {
-		return nil, nil //nolint:nilnil // SQL NULL
-	}
-	j := properties{ContentType: p.ContentType, ResponseTopic: p.ResponseTopic, CorrelationData: p.CorrelationData, PayloadFormat: p.PayloadFormat}
-	for _, u := range p.User {
-		j.User = append(j.User, [2]string{u.Key, u.Value})
-	}
-	b, err := json.Marshal(j)
-	return string(b), err
-}
-
-func parseProperties(s string) (event.Properties, error) {
-	if s == "" {
-		return event.Properties{}, nil
-	}
-	var j properties
-	if err := json.Unmarshal([]byte(s), &j); err != nil {
-		return event.Properties{}, err
-	}
-	p := event.Properties{ContentType: j.ContentType, ResponseTopic: j.ResponseTopic, CorrelationData: j.CorrelationData, PayloadFormat: j.PayloadFormat}
-	for _, u := range j.User {
-		p.User = append(p.User, event.UserProperty{Key: u[0], Value: u[1]})
-	}
-	return p, nil
 }
 
 // messageRow is a row of mqtt_msg with its properties, or of mqtt_retain, as it is scanned.
@@ -154,7 +122,7 @@ func (r *messageRow) message() (sinks.Message, error) {
 	if m.Arrived, err = parseTime(r.arrived); err != nil {
 		return fail(err)
 	}
-	if m.Properties, err = parseProperties(r.props.String); err != nil {
+	if m.Properties, err = sinks.ParseProperties(r.props.String); err != nil {
 		return fail(err)
 	}
 	if r.expires.Valid {
