@@ -43,6 +43,30 @@ func (k Kafka) WriterGroup(sink string) string { return k.Names.Groups + ".write
 // ReplayerGroup is the consumer group of the replayers.
 func (k Kafka) ReplayerGroup() string { return k.Names.Groups + ".replayer" }
 
+// Conditions are what a process waits for before it is ready, all known before it begins: one that was not awaited from the start
+// could not keep a probe from taking the others for the whole.
+func (c Config) Conditions(process string, sinkNames []string) []string {
+	names := []string{conditionKafka}
+	if process == ProcessIngest || process == ProcessUp {
+		names = append(names, conditionSources)
+	}
+	for _, s := range sinkNames {
+		if process != ProcessIngest {
+			names = append(names, conditionSink(s))
+		}
+		if process == ProcessWriter || process == ProcessUp {
+			names = append(names, conditionGroup(c.Kafka.WriterGroup(s)))
+		}
+	}
+	if process == ProcessReplayer || process == ProcessUp {
+		names = append(names, conditionGroup(c.Kafka.ReplayerGroup()))
+		if c.Delivery.To != "direct" {
+			names = append(names, conditionDelivery)
+		}
+	}
+	return names
+}
+
 // SourceFilters are what the named MQTT source subscribes to: its filters, or the topics of all rules on message.publish.
 func (c Config) SourceFilters(name string) []string {
 	m := c.Sources[name].MQTT

@@ -17,6 +17,16 @@ type Condition struct {
 	Detail string `json:"detail,omitempty"`
 }
 
+// The conditions of being ready.
+const (
+	conditionKafka    = "kafka"
+	conditionSources  = "sources"
+	conditionDelivery = "delivery"
+)
+
+func conditionSink(name string) string  { return "sink " + name }
+func conditionGroup(name string) string { return "group " + name }
+
 // Health is what the probes are told. A process is ready when it has conditions, all hold, and it is not draining; it is alive
 // while all its loops turn. Safe for concurrent use; make it with [NewHealth].
 type Health struct {

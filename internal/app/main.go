@@ -186,7 +186,7 @@ func Serve(component string, c Config, sinks []string, stderr io.Writer, signals
 	log := NewLogger(stderr, component, c.Log.Level)
 	proc := &Process{
 		Component: component, Config: c, Sinks: sinks, Log: log,
-		Registry: NewRegistry(component), Health: NewHealth(),
+		Registry: NewRegistry(component), Health: NewHealth(c.Conditions(component, sinks)...),
 	}
 	b := ReadBuild()
 	log.Info("starting", "version", b.Version, "revision", b.Revision, "go", b.GoVersion)

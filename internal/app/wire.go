@@ -36,13 +36,14 @@ type Wire struct {
 	Alone bool
 
 	counters *prometheus.CounterVec
+	seen     map[string]chan bool // by sink, whether its store was seen to be ready, in a channel of one
 }
 
 // NewWire builds the parts for the sinks named. Close must be called.
 func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error) {
 	c := p.Config
 	w := &Wire{
-		Process: p, Stores: make(map[string]sinks.Store),
+		Process: p, Stores: make(map[string]sinks.Store), seen: make(map[string]chan bool),
 		Topics: pipeline.Topics{
 			Messages: c.Kafka.Topic(event.Messages).Name, Sessions: c.Kafka.Topic(event.Sessions).Name, Dead: c.Kafka.Topic(event.Dead).Name,
 		},
@@ -80,6 +81,8 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 			return nil, fmt.Errorf("sinks.%s: %w", name, err)
 		}
 		w.Stores[name] = s
+		w.seen[name] = make(chan bool, 1)
+		w.seen[name] <- false
 	}
 	return w, nil
 }
@@ -181,35 +184,33 @@ func (w *Wire) await(ctx context.Context, condition string, check func(context.C
 	}
 }
 
-// Ready waits until the topics and the stores are there and as they must be.
-func (w *Wire) Ready(ctx context.Context) error {
-	if err := w.readyKafka(ctx); err != nil {
-		return err
-	}
-	for _, name := range sortedKeys(w.Stores) {
-		if err := w.readySink(ctx, name); err != nil {
-			return err
-		}
-	}
-	return nil
+// ReadyKafka waits until the topics are there and as they must be.
+func (w *Wire) ReadyKafka(ctx context.Context) error {
+	return w.await(ctx, conditionKafka, func(ctx context.Context) error { return w.Kafka.Verify(ctx, w.Process.Config.Specs()) })
 }
 
-// readyKafka waits until the topics are there and as they must be.
-func (w *Wire) readyKafka(ctx context.Context) error {
-	return w.await(ctx, "kafka", func(ctx context.Context) error { return w.Kafka.Verify(ctx, w.Process.Config.Specs()) })
-}
-
-// readySink waits until one store is there and as it must be.
+// readySink waits until one store is there and as it must be. Where several parts of the process wait for it, one looks.
 func (w *Wire) readySink(ctx context.Context, name string) error {
+	var seen bool
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case seen = <-w.seen[name]:
+	}
+	defer func() { w.seen[name] <- seen }()
+	if seen {
+		return nil
+	}
 	check := func(ctx context.Context) error {
 		if err := w.Stores[name].Check(ctx); err != nil {
 			return err
 		}
 		return checkRetention(ctx, w.Stores[name], w.Process.Config.Kafka.Messages.Retention)
 	}
-	if err := w.await(ctx, "sink "+name, check); err != nil {
+	if err := w.await(ctx, conditionSink(name), check); err != nil {
 		return fmt.Errorf("sinks.%s: %w", name, err)
 	}
+	seen = true
 	return nil
 }
 

@@ -15,7 +15,7 @@ type joining struct {
 
 // joining makes the group a condition of being ready.
 func (w *Wire) joining(name string, g pipeline.Group) pipeline.Group {
-	j := joining{g, w.Process.Health, "group " + name}
+	j := joining{g, w.Process.Health, conditionGroup(name)}
 	j.health.Set(j.condition, false, "has not joined yet")
 	return j
 }

@@ -31,7 +31,7 @@ func (w *Wire) Publisher() (*mqtt.Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.Process.Health.Set("delivery", false, "no connection to the broker yet")
+	w.Process.Health.Set(conditionDelivery, false, "no connection to the broker yet")
 	return mqtt.NewPublisher(mqtt.PublisherConfig{
 		Server: mqtt.Server{URLs: d.URL, TLS: tls, User: d.User, Password: string(d.Password)},
 		Prefix: d.ClientPrefix, Instance: strconv.FormatUint(node, 36), Connections: d.Connections,
@@ -41,7 +41,7 @@ func (w *Wire) Publisher() (*mqtt.Publisher, error) {
 			if !up {
 				detail = "no connection to the broker, or not all"
 			}
-			w.Process.Health.Set("delivery", up, detail)
+			w.Process.Health.Set(conditionDelivery, up, detail)
 		},
 	})
 }

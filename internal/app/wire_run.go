@@ -21,7 +21,7 @@ func RunIngest(ctx, work context.Context, p *Process) error {
 		return err
 	}
 	defer w.Close()
-	if err := w.Ready(ctx); err != nil {
+	if err := w.ReadyKafka(ctx); err != nil {
 		return endedEarly(ctx, err)
 	}
 	var list []pipeline.Source
@@ -42,7 +42,7 @@ func RunWriter(ctx, work context.Context, p *Process) error {
 		return err
 	}
 	defer w.Close()
-	if err := w.readyKafka(ctx); err != nil {
+	if err := w.ReadyKafka(ctx); err != nil {
 		return endedEarly(ctx, err)
 	}
 	return w.Write(ctx, work)
@@ -55,7 +55,7 @@ func RunReplayer(ctx, work context.Context, p *Process) error {
 		return err
 	}
 	defer w.Close()
-	if err := w.readyKafka(ctx); err != nil {
+	if err := w.ReadyKafka(ctx); err != nil {
 		return endedEarly(ctx, err)
 	}
 	pub, err := w.Publisher()
@@ -152,7 +152,7 @@ func (w *Wire) Ingest(ctx, work context.Context, sources []pipeline.Source) erro
 	for _, s := range sources {
 		takers.Run(func(ctx context.Context) error { return s.Run(ctx, ing.Accept) })
 	}
-	w.Process.Health.Set("sources", true, "")
+	w.Process.Health.Set(conditionSources, true, "")
 	err := takers.Wait()
 	queue.Stop()
 	return errors.Join(err, queue.Wait(), producer.Close(work))

@@ -48,7 +48,7 @@ func runSlowWriter(ctx, work context.Context, p *app.Process) error {
 		return err
 	}
 	defer w.Close()
-	if err := w.Ready(ctx); err != nil {
+	if err := w.ReadyKafka(ctx); err != nil {
 		return err
 	}
 	for name, store := range w.Stores {

@@ -102,14 +102,6 @@ func (d *Device) Subscribe(ctx context.Context, filter string, qos byte) error {
 	return nil
 }
 
-// Unsubscribe returns when the broker has removed the subscription.
-func (d *Device) Unsubscribe(ctx context.Context, filter string) error {
-	if _, err := d.client.Unsubscribe(ctx, &paho.Unsubscribe{Topics: []string{filter}}); err != nil {
-		return fmt.Errorf("unsubscribe %s: %w", filter, err)
-	}
-	return nil
-}
-
 // ErrNothing is what Next returns when no message came in time.
 var ErrNothing = errors.New("no message came")
 

@@ -12,6 +12,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"github.com/restante/restante/fault"
+	"github.com/restante/restante/pipeline"
 )
 
 // TopicSpec is how a topic has to be.
@@ -276,7 +277,7 @@ func (c *Client) awaitTopics(ctx context.Context, t *trouble, topics []string) e
 		if err != nil {
 			t.met(ctx, "look up topics", err)
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := pipeline.Sleep(ctx, wait); err != nil {
 			return err
 		}
 	}

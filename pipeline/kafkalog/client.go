@@ -227,7 +227,7 @@ func (c *Client) again(ctx context.Context, fn func() error) error {
 		case time.Since(begin) > 3*time.Second:
 			return err
 		}
-		if sleep(ctx, time.Millisecond<<min(4*try, 8)) != nil {
+		if pipeline.Sleep(ctx, time.Millisecond<<min(4*try, 8)) != nil {
 			return interrupted(ctx, err)
 		}
 	}

@@ -103,18 +103,6 @@ func pause(n int) time.Duration {
 	return d/2 + rand.N(d/2) //nolint:gosec // jitter needs no secrecy
 }
 
-// sleep returns nil after d, or the cause of ctx's end.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // trouble logs an error that is retried: when its reason changes, then once a minute, and when it is over.
 type trouble struct {
 	log    *slog.Logger

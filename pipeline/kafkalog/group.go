@@ -144,7 +144,7 @@ func (g *group) committed(ctx context.Context, topic string, parts []int) (map[i
 			return found, err
 		}
 		g.trouble.met(ctx, "read the group's offsets", err)
-		if err := sleep(ctx, pause(try)); err != nil {
+		if err := pipeline.Sleep(ctx, pause(try)); err != nil {
 			return nil, err
 		}
 	}

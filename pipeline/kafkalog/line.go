@@ -163,7 +163,7 @@ func (l *line) send(ctx context.Context, batch []pending) {
 			return
 		}
 		l.trouble.met(ctx, "produce", err)
-		if sleep(ctx, pause(try)) != nil {
+		if pipeline.Sleep(ctx, pause(try)) != nil {
 			l.abandon(batch)
 			return
 		}

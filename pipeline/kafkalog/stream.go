@@ -72,7 +72,7 @@ func (s *stream) Fetch(ctx context.Context, limit int, wait time.Duration) ([]pi
 	begin, end := s.Position(), time.Now().Add(wait)
 	for {
 		if d := time.Until(s.notBefore); d > 0 && s.buf == nil {
-			if err := sleep(ctx, min(d, time.Until(end))); err != nil {
+			if err := pipeline.Sleep(ctx, min(d, time.Until(end))); err != nil {
 				return nil, err
 			}
 			if time.Until(s.notBefore) > 0 {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/app"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/embedded"
@@ -128,7 +127,7 @@ func prepare(ctx context.Context, w *app.Wire) error {
 			w.Process.Log.WarnContext(ctx, "members of the last run not removed, the group begins when their sessions have ended", "group", g, "err", err)
 		}
 	}
-	return w.Ready(ctx)
+	return w.ReadyKafka(ctx)
 }
 
 func serve(ctx, work context.Context, w *app.Wire, secret mqtt.Secret, dir string, ready func(Addresses)) error {
@@ -223,9 +222,4 @@ func (l kafkaLogger) Logf(level kfake.LogLevel, format string, args ...any) {
 		l.log.Warn("embedded kafka", "text", fmt.Sprintf(format, args...))
 	case kfake.LogLevelNone, kfake.LogLevelInfo, kfake.LogLevelDebug:
 	}
-}
-
-// Topics are the full names of the topics of a configuration, for those who look at the log from outside.
-func Topics(c app.Config) []string {
-	return []string{c.Kafka.Topic(event.Messages).Name, c.Kafka.Topic(event.Sessions).Name, c.Kafka.Topic(event.Dead).Name}
 }

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,14 +38,32 @@ func Get(t *testing.T, addr, path string) (status int, body string) {
 // AwaitReady waits until /readyz says yes.
 func AwaitReady(t *testing.T, addr string) {
 	t.Helper()
-	var body string
+	var first, body string
 	for until := time.Now().Add(40 * time.Second); time.Now().Before(until); time.Sleep(25 * time.Millisecond) {
 		var status int
-		if status, body = Get(t, addr, "/readyz"); status == http.StatusOK {
+		status, body = Get(t, addr, "/readyz")
+		if first == "" && status != 0 {
+			first = body
+		}
+		if status == http.StatusOK {
+			if awaited, held := conditions(first), conditions(body); !slices.Equal(awaited, held) {
+				t.Errorf("%s waited for %q at first and is ready by %q", addr, awaited, held)
+			}
 			return
 		}
 	}
 	t.Fatalf("%s is not ready: %s", addr, body)
+}
+
+var conditionName = regexp.MustCompile(`(?m)^(?:ok  |FAIL) (\S+(?: \S+)*)`)
+
+// conditions are the names in an answer of /readyz.
+func conditions(body string) []string {
+	var out []string
+	for _, m := range conditionName.FindAllStringSubmatch(body, -1) {
+		out = append(out, m[1])
+	}
+	return out
 }
 
 // Metric is the sum of a metric's samples whose labels hold all the texts given, such as `reason="malformed"`.
