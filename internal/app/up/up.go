@@ -66,8 +66,6 @@ func Defaults(c app.Config, dir, mqttAddr string) app.Config {
 	for _, t := range []*app.KafkaTopic{&c.Kafka.Messages, &c.Kafka.Sessions, &c.Kafka.Dead} {
 		t.Replication, t.MinInsync = 1, 1
 	}
-	// After a kill no member of a group lives, so sessions can be short.
-	c.Kafka.SessionTimeout, c.Kafka.RebalanceTimeout, c.Shutdown.Drain = 10*time.Second, 10*time.Second, 4*time.Second
 	if c.OnlyEmbedded() {
 		c.Replayer.ClockSkew, c.Replayer.Settle = 0, 0
 	}
