@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/eclipse/paho.golang/autopaho"
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 )
 
-// Probe connects once under the client id, and disconnects. Its error is what the broker, or the way to it, said first.
+// Probe connects once under the client id, and disconnects. Its error is what the broker, or the way to it, said first, and what to
+// do about it.
 func Probe(ctx context.Context, s Server, client string) error {
 	u, err := s.parse()
 	if err != nil {
@@ -28,9 +31,29 @@ func Probe(ctx context.Context, s Server, client string) error {
 	}
 	err = cm.AwaitConnection(ctx)
 	if err != nil {
-		err = fmt.Errorf("connect to broker: %w", errors.Join(context.Cause(ctx)))
+		err = context.Cause(ctx)
+		err = fmt.Errorf("connect to broker: %w: %s", err, advice(err))
 	}
 	cancel(nil)
 	<-cm.Done()
 	return err
+}
+
+// advice is what to do about a broker that cannot be reached or refuses.
+func advice(err error) string {
+	if refused, ok := errors.AsType[*autopaho.ConnackError](err); ok && refused.ReasonCode != 0 {
+		switch refused.ReasonCode {
+		case packets.ConnackUnsupportedProtocolVersion:
+			return "the broker does not speak MQTT 5: switch it on there, or name another broker"
+		case packets.ConnackInvalidClientID:
+			return "the broker does not take this client id: put client_prefix right in the config"
+		case packets.ConnackBadUsernameOrPassword, packets.ConnackNotAuthorized, packets.ConnackBadAuthenticationMethod:
+			return "put user and password right in the config, or allow this user and client id at the broker"
+		}
+		return fmt.Sprintf("the broker refused with reason code 0x%02x", refused.ReasonCode)
+	}
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return "start the broker, open the way to its port, or put the URL right in the config"
+	}
+	return "put the URL right in the config: a port with TLS wants mqtts://, one without mqtt://"
 }

@@ -28,13 +28,15 @@ func TestProbeConnectsOnceAndLeaves(t *testing.T) {
 func TestProbeTellsQuicklyWhyItCannotConnect(t *testing.T) {
 	t.Parallel()
 	refusing := &fake{connack: func(a *packets.Connack) { a.ReasonCode = 0x86 }}
+	old := &fake{connack: func(a *packets.Connack) { a.ReasonCode = packets.ConnackUnsupportedProtocolVersion }}
 	for sentence, c := range map[string]struct {
 		server mqtt.Server
 		want   string
 	}{
-		"nobody listens":      {mqtt.Server{URLs: []string{"mqtt://" + freeAddr(t)}}, "connection refused"},
-		"a refused login":     {refusing.start(t), "134"},
-		"a broker that waits": {silent(t), "deadline exceeded"},
+		"nobody listens":      {mqtt.Server{URLs: []string{"mqtt://" + freeAddr(t)}}, "connection refused: start the broker"},
+		"a refused login":     {refusing.start(t), "put user and password right"},
+		"a broker of old":     {old.start(t), "does not speak MQTT 5"},
+		"a broker that waits": {silent(t), "put the URL right"},
 	} {
 		c.server.ConnectTimeout = 300 * time.Millisecond
 		begun := time.Now()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/restante/restante/fault"
 )
@@ -25,6 +26,7 @@ const (
 const (
 	adviceTables = `run "restante migrate", then "restante check"`
 	adviceRights = "allow it to this access key or role, or give another one in the config"
+	adviceReach  = "start the service, open the way to it, or put region and endpoint right in the config"
 	adviceLogin  = "give a valid access key, profile or role in the config or the environment"
 )
 
@@ -94,6 +96,9 @@ func classify(err error) (class, string) {
 		var op *smithy.OperationError
 		if errors.As(err, &op) && strings.Contains(err.Error(), "get identity") {
 			return transient, "no credentials were found: " + adviceLogin
+		}
+		if _, ok := errors.AsType[*smithyhttp.RequestSendError](err); ok {
+			return transient, adviceReach
 		}
 		return transient, ""
 	}

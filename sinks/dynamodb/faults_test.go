@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -329,5 +330,36 @@ func TestTheLargestItemIsCountedAsTheServiceCountsIt(t *testing.T) {
 	}
 	if fits == 0 || fits == 40 {
 		t.Errorf("%d of 40 items fit: the bound is not among them", fits)
+	}
+}
+
+func TestAServiceThatIsAwayIsWaitedForAndNamedWithWhatToDo(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := configOf(t)
+	cfg.Endpoint = "http://" + l.Addr().String()
+	s, err := dynamodb.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	err = s.Check(t.Context())
+	if err == nil || fault.IsFatal(err) || fault.IsPoison(err) {
+		t.Fatalf("got %v, want an error that is waited for", err)
+	}
+	for _, want := range []string{"connection refused", "start the service", "endpoint"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %v", want, err)
+		}
 	}
 }
