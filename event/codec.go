@@ -218,7 +218,7 @@ func Encode(e Event, r Route, now time.Time) Wire {
 		w.id("ce_bound", e.Bound)
 		w.num("ce_subscribe", e.Subscribe)
 		w.num("ce_slice", int64(e.Slice))
-		w.num("ce_rule", int64(e.Rule))
+		w.str("ce_rule", e.Rule)
 	}
 	wire.Headers = w.h
 	return wire

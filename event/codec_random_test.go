@@ -131,7 +131,7 @@ func drawEvent(t *rapid.T) event.Event {
 		return event.ReplayContinued{
 			Head: head, Client: client, Filter: drawFilter(t), QoS: qos, Bound: drawID(t, "bound"),
 			Subscribe: rapid.Int64Range(0, 1<<62).Draw(t, "subscribe"), Slice: rapid.IntRange(1, 1<<30).Draw(t, "slice"),
-			Rule: rapid.IntRange(0, 1<<30).Draw(t, "rule"),
+			Rule: rapid.String().Draw(t, "rule"),
 		}
 	}
 }

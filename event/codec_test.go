@@ -95,7 +95,7 @@ func goldenCases(t *testing.T) []goldenCase {
 			Head: head, Client: client, Reason: "normal", ConnectedAt: at.Add(-time.Hour), DisconnectedAt: at,
 		}},
 		{"continued", event.ReplayContinued{
-			Head: head, Client: client, Filter: mustFilter(t, "t/#"), QoS: 1, Bound: message, Subscribe: 4711, Slice: 3, Rule: 2,
+			Head: head, Client: client, Filter: mustFilter(t, "t/#"), QoS: 1, Bound: message, Subscribe: 4711, Slice: 3, Rule: "history t/#",
 		}},
 	}
 }

@@ -233,7 +233,7 @@ func (d *decoder) body(kind Kind, head Head, w Wire) Event {
 		return ReplayContinued{
 			Head: head, Client: client(), Filter: d.filter(), QoS: d.qos(), Bound: d.id("ce_bound", true),
 			Subscribe: d.num("ce_subscribe", 0, 1<<62, 0), Slice: int(d.num("ce_slice", 0, 1<<31, 0)),
-			Rule: int(d.num("ce_rule", 0, 1<<31, 0)),
+			Rule: d.str("ce_rule"),
 		}
 	}
 	d.fail("ce_type", fmt.Errorf("unknown type %q", clip(typ)))

@@ -199,8 +199,8 @@ type ReplayContinued struct {
 	Subscribe int64
 	// Slice counts the slices before, from 1.
 	Slice int
-	// Rule is the index of the rule that replays.
-	Rule int
+	// Rule is the name of the rule that replays: its place among the others can change between two slices.
+	Rule string
 }
 
 func (Published) event()       {}

@@ -24,7 +24,7 @@ var (
 
 type jobKey struct {
 	filter string
-	rule   int
+	rule   string
 }
 
 // client is what an owner knows of one client: its replays and what they have sent. connectedAt, joined, gone, seen and

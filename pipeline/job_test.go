@@ -275,6 +275,33 @@ func TestSlicesHandOnAndContinueExactly(t *testing.T) {
 	}
 }
 
+func TestASliceGoesOnWhenRulesWerePutInAnotherOrder(t *testing.T) {
+	t.Parallel()
+	before := queueRules(t, "t/#", nil)
+	after := append(queueRules(t, "u/#", nil), before...)
+	change := func(r *pipeline.Replayer) {
+		r.Limits.Slice = 4
+		old, now := r.Plan, compile(t, after...).Plan
+		r.Plan = func(e event.Event) pipeline.Plan {
+			if _, ok := e.(event.ReplayContinued); ok {
+				return now(e)
+			}
+			return old(e)
+		}
+	}
+	story(t, before, change, func(t *testing.T, s *stack, b *broker) {
+		for i := range 6 {
+			s.keep("t/1", fmt.Sprint(i))
+		}
+		s.subscribe("c", "t/1")
+		time.Sleep(5 * time.Second)
+		if diff := cmp.Diff(numbers(6), b.payloads("c")); diff != "" {
+			t.Error(diff)
+		}
+		s.settled(t)
+	})
+}
+
 func TestASliceIsHandedOnOnlyWithItsWindowDrained(t *testing.T) {
 	t.Parallel()
 	story(t, nil, func(r *pipeline.Replayer) { r.Limits.Slice = 4 }, func(t *testing.T, s *stack, b *broker) {

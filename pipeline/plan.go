@@ -54,7 +54,7 @@ const (
 type Replay struct {
 	Mode   Mode
 	Sink   string
-	Rule   int // index of the rule: part of the job's key
+	Rule   string // the rule's name, the same in whichever place it stands: part of the job's key
 	Client event.ClientID
 	Filter event.Filter
 	QoS    event.QoS // granted
@@ -294,7 +294,7 @@ func (r *Rules) subscribed(h event.Head, client event.ClientID, f event.Filter, 
 		default:
 			rule, sink, who := c.Topic, c.Sink, c.addressee
 			p.Replays = append(p.Replays, Replay{
-				Mode: mode, Sink: sink, Rule: c.index, Client: client, Filter: f, QoS: qos,
+				Mode: mode, Sink: sink, Rule: c.name(), Client: client, Filter: f, QoS: qos,
 				MaxReturned: c.MaxReturned, TimeRange: c.TimeRange,
 				Selects: func(t event.Topic) bool {
 					return f.Match(t) && rule.Match(t) && who.is(t, client) && (mode == Retained || r.pending(sink, t))

@@ -175,7 +175,7 @@ func planTable(t testing.TB) []struct {
 		{"queue addressee", "a wildcard replays by default", subscribe("dev1", "t/#", 1)},
 		{"queue newest 5 2h", "subscribe", subscribe("c", "t/1", 1)},
 		{"queue wildcards", "a slice goes on", event.ReplayContinued{
-			Head: at(1, 1), Client: "c", Filter: filterOf(t, "t/#"), QoS: 1, Bound: at(9, 9).ID, Subscribe: 3, Slice: 1, Rule: 1,
+			Head: at(1, 1), Client: "c", Filter: filterOf(t, "t/#"), QoS: 1, Bound: at(9, 9).ID, Subscribe: 3, Slice: 1, Rule: "s t/#",
 		}},
 		{"queue", "alias", event.Replayed{Head: at(1, 1), Topic: topicOf(t, "t/1"), Client: "c", Message: at(0, 1).ID, BrokerID: at(0, 2).ID}},
 		{"queue", "dropped", event.Dropped{Head: at(1, 1), Topic: topicOf(t, "t/1"), Client: "c", Message: at(0, 1).ID, Reason: "queue_full"}},
@@ -253,7 +253,7 @@ func describePlan(p pipeline.Plan) []string {
 		out = append(out, "elidable")
 	}
 	for _, r := range p.Replays {
-		out = append(out, fmt.Sprintf("replay %s %s by rule %d to %s qos%d newest %d range %s delay %s",
+		out = append(out, fmt.Sprintf("replay %s %s by rule %q to %s qos%d newest %d range %s delay %s",
 			r.Mode, r.Filter, r.Rule, r.Client, r.QoS, r.MaxReturned, r.TimeRange, r.Delay))
 	}
 	for _, x := range p.Positions {

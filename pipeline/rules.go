@@ -204,6 +204,9 @@ func contradiction(a, b Rule) error {
 	return nil
 }
 
+// name tells the rule from others of its hook and action: two of the same sink and topic are the same, or contradict each other.
+func (r Rule) name() string { return r.Sink + " " + r.Topic.String() }
+
 func (r Rule) replaysWildcards() bool {
 	if r.Wildcards != nil {
 		return *r.Wildcards
