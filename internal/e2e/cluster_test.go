@@ -58,14 +58,14 @@ func TestALeaderThatDiesLosesNothingAcknowledged(t *testing.T) {
 	all := w.startAll("ingest", "writer")
 
 	load := e2etest.StartLoad(t, w.broker, "t/load/%d", 3, calm)
-	progress(t, load, 150, time.Minute)
+	progress(t, load, 150, patience)
 	for round := range 2 { // another leader the second time, while the first one catches up
 		dead := w.leader(nodes)
 		if err := dead.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		progress(t, load, 150, 2*time.Minute)
+		progress(t, load, 150, patience)
 		t.Logf("round %d: 150 PUBACKs within %v after the leader was killed", round+1, time.Since(began).Round(100*time.Millisecond))
 		if err := dead.Start(t.Context()); err != nil {
 			t.Fatal(err)
@@ -73,12 +73,12 @@ func TestALeaderThatDiesLosesNothingAcknowledged(t *testing.T) {
 	}
 	acked := load.Stop()
 	all["ingest"].Stop(20 * time.Second)
-	w.awaitCommitted("cassandra", time.Minute)
-	w.awaitCommitted("dynamodb", time.Minute)
+	w.awaitCommitted("cassandra", patience)
+	w.awaitCommitted("dynamodb", patience)
 	b := w.book()
 	promised(t, b, acked)
 	for _, look := range looks {
-		awaitStored(t, look, b.published, 30*time.Second)
+		awaitStored(t, look, b.published, patience)
 	}
 	t.Logf("%d PUBACKs, %d rows in each store; the longest time without a PUBACK was %v", len(acked), len(b.published), load.Stall().Round(10*time.Millisecond))
 	for name, p := range all {
