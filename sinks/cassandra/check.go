@@ -63,10 +63,13 @@ func Test(ctx context.Context, cfg Config, retention time.Duration) (Report, err
 			err = s.probe(ctx)
 		}
 	}
-	if r.Err = err; err != nil {
-		return r, nil
+	if err == nil && retention > 0 {
+		err = s.CheckRetention(ctx, retention)
 	}
-	r.Warnings, r.Err = s.warnings(ctx, l, retention)
+	if err == nil {
+		r.Warnings, err = s.warnings(ctx, l)
+	}
+	r.Err = err
 	return r, nil
 }
 
@@ -109,15 +112,8 @@ func (c *Config) short(ctx context.Context, l *session, retention time.Duration)
 // sample is how many rows of mqtt_msg are looked at for what somebody else wrote.
 const sample = 200
 
-func (s *Store) warnings(ctx context.Context, l *session, retention time.Duration) ([]string, error) {
+func (s *Store) warnings(ctx context.Context, l *session) ([]string, error) {
 	var all []string
-	if retention > 0 {
-		short, err := s.cfg.short(ctx, l, retention)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, short...)
-	}
 	if !l.overlap {
 		all = append(all, fmt.Sprintf("consistency %s is less than a quorum of the keyspace's replicas: a read may miss what was just written", s.cfg.Consistency))
 	}

@@ -149,6 +149,14 @@ func (c *Config) verify(ctx context.Context, s *session) error {
 	case missing && !slices.ContainsFunc(found, func(s string) bool { return !strings.HasSuffix(s, "is missing") }):
 		return fault.Fatal(fmt.Errorf("%s: %s", strings.Join(found, "; "), migrateAdvice))
 	}
+	return different(found)
+}
+
+// different is the error of tables that are not what they must be, nil = there are none.
+func different(found []string) error {
+	if len(found) == 0 {
+		return nil
+	}
 	return fault.Fatal(fmt.Errorf("%s: Restante never alters a table: put these right by hand, or name another keyspace or table prefix in the config; "+
 		"a table that is missing is made by \"restante migrate\"", strings.Join(found, "; ")))
 }
@@ -179,7 +187,8 @@ func differences(table string, want, have []column) []string {
 const ddlTime = time.Minute
 
 // Migrate makes the keyspace and the tables that are missing, and says what it did; on a dry run it changes nothing and says what
-// it would do. Run again it finds nothing to do. It never alters a table; only one should run at a time.
+// it would do. Run again it finds nothing to do. It never alters a table: one that is not what it must be is an error that names the
+// differences, when all the others are made. Only one should run at a time.
 func Migrate(ctx context.Context, cfg Config, dryRun bool) (done []string, err error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
@@ -224,15 +233,17 @@ func Migrate(ctx context.Context, cfg Config, dryRun bool) (done []string, err e
 	if err != nil {
 		return nil, err
 	}
+	var wrong []string
 	for _, t := range cfg.tables(release) {
-		if _, ok := have[t.name]; ok {
+		if cols, ok := have[t.name]; ok {
+			wrong = append(wrong, differences(cfg.Keyspace+"."+t.name, model(t.ddl), cols)...)
 			continue
 		}
 		if err := run("create table "+cfg.Keyspace+"."+t.name, t.ddl); err != nil {
 			return done, err
 		}
 	}
-	return done, nil
+	return done, different(wrong)
 }
 
 // replication is the map of CREATE KEYSPACE.

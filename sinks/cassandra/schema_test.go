@@ -69,11 +69,14 @@ func TestEachDifferenceIsNamed(t *testing.T) {
 	do(t, g, `CREATE KEYSPACE `+cfg.Keyspace+` WITH replication = {'class': 'SimpleStrategy', 'replication_factor': '1'}`)
 	do(t, g, `CREATE TABLE `+cfg.Keyspace+`.p_mqtt_msg (topic text, msgid text, arrived timestamp, payload blob, qos int, retain boolean, more int,
 		PRIMARY KEY (topic, msgid)) WITH CLUSTERING ORDER BY (msgid ASC) AND gc_grace_seconds = 3600`)
-	if done, err = Migrate(t.Context(), cfg, false); err != nil || len(done) != 7 {
-		t.Fatalf("Migrate did %q (%v), want the 7 tables that are missing", done, err)
+	wrong := "table " + cfg.Keyspace + ".p_mqtt_msg: column payload is blob"
+	if done, err = Migrate(t.Context(), cfg, false); !fault.IsFatal(err) || !strings.Contains(err.Error(), wrong) || len(done) != 7 {
+		t.Fatalf("Migrate did %q (%v), want the 7 tables that are missing and %q", done, err, wrong)
 	}
-	if done, err = Migrate(t.Context(), cfg, false); err != nil || len(done) != 0 {
-		t.Errorf("run again it did %q (%v)", done, err)
+	for _, dry := range []bool{false, true} {
+		if done, err = Migrate(t.Context(), cfg, dry); !fault.IsFatal(err) || !strings.Contains(err.Error(), wrong) || len(done) != 0 {
+			t.Errorf("run again it did %q (%v), want nothing and %q", done, err, wrong)
+		}
 	}
 	s := opened(t, cfg)
 	err = s.Check(t.Context())
@@ -106,7 +109,7 @@ func TestTheConnectionTestSpeaksOfEachServer(t *testing.T) {
 	cfg := ready(t)
 	good := cfg.Hosts[0]
 	cfg.Hosts = []string{good, "127.0.0.1:1", "nowhere.invalid:9042"}
-	r, err := Test(t.Context(), cfg, 11*24*time.Hour)
+	r, err := Test(t.Context(), cfg, 72*time.Hour)
 	if err != nil || r.Err != nil {
 		t.Fatal(err, r.Err)
 	}
@@ -117,8 +120,9 @@ func TestTheConnectionTestSpeaksOfEachServer(t *testing.T) {
 			t.Errorf("%s, want %s …", s, want[i])
 		}
 	}
-	if len(r.Warnings) < 8 || !strings.Contains(r.Warnings[0], "gc_grace_seconds = 864000") {
-		t.Errorf("warnings: %q, want a word on the retention of each table", r.Warnings)
+	cfg.Hosts = cfg.Hosts[:1]
+	if r, err = Test(t.Context(), cfg, 11*24*time.Hour); err != nil || !fault.IsFatal(r.Err) || strings.Count(r.Err.Error(), "gc_grace_seconds = 864000") != 8 {
+		t.Errorf("got %v, %v, want the error that a process ends with, with a word on each table", r.Err, err)
 	}
 	g := plain(t, ready(t))
 	if n := count(t, g, `SELECT count(*) FROM `+cfg.Keyspace+`.mqtt_msg WHERE topic = '$restante/check'`); n != 0 {
