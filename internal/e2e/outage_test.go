@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/internal/stack/proxy"
@@ -158,13 +160,12 @@ func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
 	}
 }
 
-// TestASinkThatIsDownStallsNoOther: two sinks side by side, each with a group of its own, in one writer.
-func TestASinkThatIsDownStallsNoOther(t *testing.T) {
-	outage(t)
-	t.Parallel()
-	w := newWorld(t, "")
-	addresses := map[string]string{"cassandra": stack.Shared(t, stack.Cassandra), "dynamodb": strings.TrimPrefix(stack.Shared(t, stack.DynamoDB), "http://")}
-	wires := map[string]*proxy.TCP{}
+// sideBySide is a world with two sinks that hold the same, each behind a proxy of its own.
+func sideBySide(t *testing.T) (w *world, addresses map[string]string, wires map[string]*proxy.TCP) {
+	t.Helper()
+	w = newWorld(t, "")
+	addresses = map[string]string{"cassandra": stack.Shared(t, stack.Cassandra), "dynamodb": strings.TrimPrefix(stack.Shared(t, stack.DynamoDB), "http://")}
+	wires = map[string]*proxy.TCP{}
 	for name, address := range addresses {
 		p, err := proxy.ListenTCP(address)
 		if err != nil {
@@ -182,6 +183,40 @@ func TestASinkThatIsDownStallsNoOther(t *testing.T) {
 	w.offline("cassandra")
 	w.offline("dynamodb")
 	w.migrate()
+	return w, addresses, wires
+}
+
+// TestAReplayerWaitsForNoOtherSink: what one store holds is replayed while the other was never there.
+func TestAReplayerWaitsForNoOtherSink(t *testing.T) {
+	t.Parallel()
+	w, addresses, wires := sideBySide(t)
+	wires["dynamodb"].Set(proxy.Refuse)
+	w.start("ingest")
+	w.begin("writer")
+	e2etest.Publish(t, w.broker, "t/1", "one", "two", "three")
+	look := lookCassandra(t, addresses["cassandra"], w.name)
+	e2etest.Await(t, patience, "three rows in cassandra", func() bool {
+		have, err := payloadsOf(t.Context(), look)
+		return err == nil && len(have) == 3
+	})
+	replayer := w.begin("replayer")
+	c := e2etest.Subscribe(t, w.broker, "device", "t/1")
+	got := e2etest.Receive(t, c, 3)
+	if d := cmp.Diff([]string{"one", "two", "three"}, e2etest.Payloads(got)); d != "" {
+		t.Error(d)
+	}
+	if err := e2etest.Replays(got); err != nil {
+		t.Error(err)
+	}
+	w.notReady("replayer", "sink dynamodb")
+	times(t, replayer, 1, notThere, `"what":"sink dynamodb"`)
+}
+
+// TestASinkThatIsDownStallsNoOther: two sinks side by side, each with a group of its own, in one writer.
+func TestASinkThatIsDownStallsNoOther(t *testing.T) {
+	outage(t)
+	t.Parallel()
+	w, addresses, wires := sideBySide(t)
 	looks := map[string]plainStore{
 		"cassandra": lookCassandra(t, addresses["cassandra"], w.name), "dynamodb": lookDynamoDB("http://"+addresses["dynamodb"], w.name+"_"),
 	}
