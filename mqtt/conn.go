@@ -215,7 +215,7 @@ func (c *conn) refused(it *item, err error) {
 	why := &Refusal{Counter: CountRefusedTopic}
 	errors.As(err, &why)
 	c.cfg.Count(why.Counter)
-	if !errors.Is(err, ErrOwn) {
+	if !errors.Is(err, ErrOwn) && !errors.Is(err, errIgnored) {
 		c.cfg.Log.Warn("packet refused", "topic", it.packet.Topic, "err", err)
 	}
 }

@@ -13,6 +13,9 @@ const (
 	CountRefusedTopic    Counter = "refused_topic"    // a publish to a topic that cannot be
 	CountRefusedFilter   Counter = "refused_filter"   // a subscribe (or fetch) with a filter that cannot be
 	CountRefusedSize     Counter = "refused_size"     // a packet over the limit
+	CountRefusedJSON     Counter = "refused_json"     // an event of a broker that cannot be made out
+	CountIgnored         Counter = "ignored_event"    // an event of a broker that nothing here needs
+	CountUnmappedAck     Counter = "unmapped_ack"     // an ack, or a dropped delivery, that does not tell of which message
 	CountRefusedPoison   Counter = "refused_poison"   // an event that the log can never take
 	CountNotTaken        Counter = "not_taken"        // an event that was not taken since the source stops; not acknowledged
 	CountLostAck         Counter = "lost_ack"         // an ack or disconnect that did not become durable
@@ -27,7 +30,7 @@ const (
 // Counters are all of them.
 func Counters() []Counter {
 	return []Counter{
-		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
+		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize, CountRefusedJSON, CountIgnored, CountUnmappedAck,
 		CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0, CountDroppedInflight, CountDroppedQueue,
 		CountDroppedSize, CountDroppedID, CountSlowClient,
 	}

@@ -35,8 +35,8 @@ type Refusal struct {
 func (r *Refusal) Error() string { return r.Err.Error() }
 func (r *Refusal) Unwrap() error { return r.Err }
 
-// ErrOwn is the refusal of what we published ourselves.
-var ErrOwn = errors.New("a replay of ours")
+// ErrOwn is the refusal of what our own connections did.
+var ErrOwn = errors.New("what we did ourselves")
 
 // Plain decodes what any MQTT 5 broker forwards: publishes without ids and senders, and subscribes by the fetch topic.
 type Plain struct {

@@ -67,6 +67,23 @@ func (c Config) Conditions(process string, sinkNames []string) []string {
 	return names
 }
 
+// What an MQTT source decodes, beside plain publishes, and where it subscribes to by default.
+const (
+	decodeEMQX = "emqx"
+	emqxEvents = "restante/events" // where a rule republishes to
+)
+
+// connections is how many the source makes.
+func (s MQTTSource) connections() int {
+	switch {
+	case s.Connections > 0:
+		return s.Connections
+	case s.Decode == decodeEMQX:
+		return 1
+	}
+	return 4
+}
+
 // SourceFilters are what the named MQTT source subscribes to: its filters, or the topics of all rules on message.publish.
 func (c Config) SourceFilters(name string) []string {
 	m := c.Sources[name].MQTT
@@ -75,6 +92,9 @@ func (c Config) SourceFilters(name string) []string {
 	}
 	if len(m.Filters) > 0 {
 		return m.Filters
+	}
+	if m.Decode == decodeEMQX {
+		return []string{emqxEvents}
 	}
 	var out []string
 	for _, r := range c.PipelineRules() {

@@ -72,6 +72,7 @@ func overlap(a, b event.Filter) bool { return a.IsZero() || b.IsZero() || a.Over
 // sight is what a source's events tell, by hook.
 func (s Source) sight() []pipeline.Hook {
 	switch {
+	case s.MQTT != nil && s.MQTT.Decode == decodeEMQX:
 	case s.MQTT != nil && s.MQTT.FetchTopic != "":
 		return []pipeline.Hook{pipeline.MessagePublish, pipeline.SessionSubscribed}
 	case s.MQTT != nil:

@@ -72,7 +72,7 @@ func TestBadFilesAreExplained(t *testing.T) {
 		"sink without a path":       {"sinks: {x: {type: sqlite}}\n", "sinks.x.path (line 1): is missing"},
 		"key of another type":       {"sinks: {x: {type: sqlite, path: a, listen: b}}\n", "sinks.x.listen (line 1): unknown key: known here are path, tombstone_ttl"},
 		"odd name":                  {"sinks: {\"a b\": {type: memory}}\n", `sinks.a b (line 1): name "a b": a name has up to 64 lower-case letters, digits, - and _, and begins and ends with a letter or digit`},
-		"decoder of later":          {"sources: {x: {type: mqtt, url: \"mqtt://b\", decode: emqx}}\ndelivery: {evidence: puback}\n", "sources.x.decode (line 1): emqx is not in this version: plain"},
+		"decoder of later":          {"sources: {x: {type: mqtt, url: \"mqtt://b\", decode: mosquitto}}\ndelivery: {evidence: puback}\n", "sources.x.decode (line 1): mosquitto is not in this version: plain, emqx"},
 		"evidence of later":         {"delivery: {evidence: app}\n", "delivery.evidence (line 1): app is not in this version: broker, puback"},
 		"qos 0 policy of later":     {"replayer: {qos0_subscribe: repeat}\n", "replayer.qos0_subscribe (line 1): repeat is not in this version: skip"},
 		"drain against session":     {"shutdown: {drain: 25s}\n", "shutdown.drain (line 1): 25s and 5s more must be less than kafka.session_timeout (30s): no heartbeats are sent while a process drains"},

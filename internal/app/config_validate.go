@@ -336,7 +336,7 @@ func (c Config) needSecret(faults *Faults) {
 		return
 	}
 	for _, name := range sortedKeys(c.Sources) {
-		if c.Sources[name].MQTT != nil {
+		if m := c.Sources[name].MQTT; m != nil && m.Decode == "plain" {
 			faults.add("delivery.secret_file", "is missing: source %s is not told who published and knows our replays by this key only", name)
 			return
 		}

@@ -60,23 +60,33 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 		}
 		filters = append(filters, f)
 	}
-	plain := mqtt.Plain{Source: "restante/" + name, Minter: w.Minter, Secret: secret}
-	if s.FetchTopic != "" {
-		if plain.Fetch, err = mqtt.ParseFetchTopic(s.FetchTopic); err != nil {
+	var decoder mqtt.Decoder
+	if s.Decode == decodeEMQX {
+		template, err := w.Process.Config.template()
+		if err != nil {
 			return nil, err
 		}
-		filters = append(filters, plain.Fetch.Filter())
+		decoder = mqtt.EMQX{Source: "restante/" + name, Minter: w.Minter, Secret: secret, Own: w.Process.Config.OwnPrefixes(), Template: template}
+	} else {
+		plain := mqtt.Plain{Source: "restante/" + name, Minter: w.Minter, Secret: secret}
+		if s.FetchTopic != "" {
+			if plain.Fetch, err = mqtt.ParseFetchTopic(s.FetchTopic); err != nil {
+				return nil, err
+			}
+			filters = append(filters, plain.Fetch.Filter())
+		}
+		decoder = plain
 	}
 	group := ""
-	if s.Connections > 1 {
+	if s.connections() > 1 {
 		group = "restante-" + name
 	}
 	return mqtt.NewSource(mqtt.SourceConfig{
 		Server: mqtt.Server{URLs: s.URL, TLS: tls, User: s.User, Password: string(s.Password)},
-		Prefix: s.ClientPrefix, Ordinal: s.Ordinal, Connections: s.Connections, Filters: filters, Group: group,
+		Prefix: s.ClientPrefix, Ordinal: s.Ordinal, Connections: s.connections(), Filters: filters, Group: group,
 		QoS: event.QoS(s.QoS), SessionExpiry: s.SessionExpiry, //nolint:gosec // 1 or 2
 		ReceiveMaximum: uint16(s.ReceiveMaximum), Drain: w.Process.Config.Shutdown.Drain, //nolint:gosec // up to 65,535
-		Decoder: plain, Count: w.count, Log: w.Process.Log,
+		Decoder: decoder, Count: w.count, Log: w.Process.Log,
 	})
 }
 
