@@ -40,7 +40,7 @@ func (s *Store) now() time.Time {
 	return time.Now()
 }
 
-func expired(m sinks.Message, now time.Time) bool {
+func expired(m *sinks.Message, now time.Time) bool {
 	return !m.Expires.IsZero() && !now.Before(m.Expires)
 }
 
@@ -59,28 +59,28 @@ func (s *Store) Apply(ctx context.Context, ops []sinks.Op) error {
 		s.clients = map[event.ClientID]sinks.Op{}
 		s.subs = map[event.ClientID]map[event.Filter]sinks.Op{}
 	}
-	for _, o := range ops {
-		switch o := o.(type) {
+	for _, op := range ops { // what is kept is op: to make an Op of o again would copy it
+		switch o := op.(type) {
 		case sinks.PutMessage:
-			if !expired(o.Message, now) {
-				fold(row(s.messages, o.Topic), o.ID, o)
+			if !expired(&o.Message, now) {
+				fold(row(s.messages, o.Topic), o.ID, op)
 			}
 		case sinks.DeleteMessage:
-			fold(row(s.messages, o.Topic), o.ID, o)
+			fold(row(s.messages, o.Topic), o.ID, op)
 		case sinks.PutAcked:
-			fold(s.acked, position{o.Client, o.Topic}, o)
+			fold(s.acked, position{o.Client, o.Topic}, op)
 		case sinks.DeleteAcked:
-			fold(s.acked, position{o.Client, o.Topic}, o)
+			fold(s.acked, position{o.Client, o.Topic}, op)
 		case sinks.PutRetained:
-			fold(s.retained, o.Topic, o) // expired or not: it replaces what was there
+			fold(s.retained, o.Topic, op) // expired or not: it replaces what was there
 		case sinks.DeleteRetained:
-			fold(s.retained, o.Topic, o)
+			fold(s.retained, o.Topic, op)
 		case sinks.PutClient:
-			fold(s.clients, o.Client, o)
+			fold(s.clients, o.Client, op)
 		case sinks.PutSub:
-			fold(row(s.subs, o.Client), o.Filter, o)
+			fold(row(s.subs, o.Client), o.Filter, op)
 		case sinks.DeleteSub:
-			fold(row(s.subs, o.Client), o.Filter, o)
+			fold(row(s.subs, o.Client), o.Filter, op)
 		}
 	}
 	return nil
@@ -105,7 +105,7 @@ func fold[K comparable](m map[K]sinks.Op, k K, o sinks.Op) {
 // pending returns the message of a row, when it is there for a replay.
 func pending(o sinks.Op, now time.Time) (sinks.Message, bool) {
 	m, ok := o.(sinks.PutMessage)
-	return m.Message, ok && !m.History && !expired(m.Message, now)
+	return m.Message, ok && !m.History && !expired(&m.Message, now)
 }
 
 // Messages implements [sinks.Reader].
@@ -163,7 +163,7 @@ func (s *Store) Retained(ctx context.Context, f event.Filter, after event.Topic,
 	defer s.mu.RUnlock()
 	var found []sinks.Message
 	for t, o := range s.retained {
-		if m, ok := o.(sinks.PutRetained); ok && t.String() > after.String() && f.Match(t) && !expired(m.Message, now) {
+		if m, ok := o.(sinks.PutRetained); ok && t.String() > after.String() && f.Match(t) && !expired(&m.Message, now) {
 			found = append(found, m.Message)
 		}
 	}
