@@ -54,7 +54,7 @@ func (w *Worker) flush(ctx context.Context, all bool) error {
 // finish makes recs durable and commits.
 func (w *Worker) finish(ctx context.Context, recs []held) error {
 	if w.doubt || time.Since(w.lastGood) > w.Limits.Session {
-		if err := w.commit(ctx, Before(recs[0].rec)); err != nil {
+		if err := w.commit(ctx, Before(*recs[0].rec)); err != nil {
 			return err
 		}
 	}
@@ -71,7 +71,7 @@ func (w *Worker) finish(ctx context.Context, recs []held) error {
 		if r.ops != nil {
 			reason = deadRejected
 		}
-		if err := w.Dead.Bury(ctx, r.rec, reason, r.dead); err != nil {
+		if err := w.Dead.Bury(ctx, *r.rec, reason, r.dead); err != nil {
 			return err
 		}
 	}

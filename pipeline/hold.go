@@ -11,7 +11,7 @@ import (
 
 // held is one record between its fetch and its commit.
 type held struct {
-	rec  Record
+	rec  *Record   // in the slice of its fetch
 	at   time.Time // of the fetch
 	ops  []sinks.Op
 	size int
@@ -28,7 +28,7 @@ type hold struct {
 	recs  []held
 	first int64 // sequence number of recs[0]
 	bytes int
-	usual int // how many records the last flush took, a guess for the next
+	usual int // how many records are likely to come before the next flush
 	// puts finds, by message, the last of the held records whose PutMessage of it stands; prev leads to the copies before.
 	puts map[msgKey]int64
 	mem  memory
@@ -58,11 +58,11 @@ func keyOf(t event.Topic, id event.ID) msgKey {
 	return msgKey{id, maphash.String(topicSeed, t.String())}
 }
 
-// add takes a record with its plan.
-func (h *hold) add(r Record, at time.Time, p Plan, dead error) {
+// add takes a record, which stays where it is, and its plan: both are the hold's from then on.
+func (h *hold) add(r *Record, at time.Time, p Plan, dead error) {
 	rec := held{rec: r, at: at, dead: dead, size: len(r.Key) + len(r.Value) + 200}
 	seq := h.first + int64(len(h.recs))
-	ops := p.Ops[:0] // the plan is ours
+	ops := p.Ops[:0]
 	for _, o := range p.Ops {
 		switch o := o.(type) {
 		case sinks.PutMessage:
@@ -152,17 +152,21 @@ func (h *hold) ripe(now time.Time, age time.Duration) int {
 
 // drop forgets the first n records, which are committed, and remembers what they wrote.
 func (h *hold) drop(n int) {
+	all := n == len(h.recs)
 	for i := range n {
 		r := &h.recs[i]
 		h.bytes -= r.size
-		if r.put && h.puts[r.key] == h.first+int64(i) {
+		r.rec.Wire = event.Wire{} // its bytes do not wait for those of the same fetch
+		if !all && r.put && h.puts[r.key] == h.first+int64(i) {
 			delete(h.puts, r.key)
 		}
 	}
-	clear(h.recs[:n])
-	h.recs = h.recs[n:]
-	if len(h.recs) == 0 {
-		h.recs, h.usual = nil, n
+	if all {
+		clear(h.puts)
+		h.recs, h.usual = nil, n+n/8
+	} else {
+		clear(h.recs[:n])
+		h.recs = h.recs[n:]
 	}
 	h.first += int64(n)
 }

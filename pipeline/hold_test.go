@@ -59,7 +59,7 @@ func newHolding(more ...Rule) *holding {
 func (h *holding) id(after time.Duration) event.ID { return event.FirstIDAt(h.start.Add(after)) }
 
 func (h *holding) take(e event.Event) {
-	h.add(Record{Offset: h.offset, Wire: event.Wire{Value: []byte("payload")}}, time.Time{}, h.plan(e), nil)
+	h.add(&Record{Offset: h.offset, Wire: event.Wire{Value: []byte("payload")}}, time.Time{}, h.plan(e), nil)
 	h.offset++
 }
 

@@ -83,7 +83,7 @@ type Log interface {
 type Stream interface {
 	// Fetch returns at least one and at most limit records, or none when nothing came within wait, or only offsets that hold
 	// no record: Position tells. It reconnects by itself where that is safe; an error means that the stream must be closed and
-	// opened anew. ErrGap: see there.
+	// opened anew. ErrGap: see there. The records belong to the caller.
 	Fetch(ctx context.Context, limit int, wait time.Duration) ([]Record, error)
 	// Position is the offset before which everything has been returned. It passes offsets that hold no record.
 	Position() int64

@@ -239,7 +239,8 @@ func (w *Worker) take(ctx context.Context, recs []Record) error {
 	defer w.count()
 	now := time.Now()
 	w.hold.mem.tick(now)
-	for _, r := range recs {
+	for i := range recs {
+		r := &recs[i]
 		e, err := event.Decode(w.Kind, r.Wire)
 		if errors.Is(err, event.ErrUnknownMajor) {
 			return fmt.Errorf("offset %d of %s: %w", r.Offset, w.TP, err)
