@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -168,10 +169,7 @@ func TestEMQXRefusesWhatIsNoEvent(t *testing.T) {
 	}
 	publish := map[string]any{"event": "message.publish", "topic": "t/1", "qos": 1, "clientid": "c", "payload": "x"}
 	with := func(base map[string]any, name string, value any) mqtt.Packet {
-		m := map[string]any{}
-		for k, v := range base {
-			m[k] = v
-		}
+		m := maps.Clone(base)
 		if m[name] = value; value == nil {
 			delete(m, name)
 		}
