@@ -34,27 +34,33 @@ func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet
 			}
 			return pk, packets.ErrRejectPacket
 		}
-		if pk.FixedHeader.Qos > 0 {
-			w.prepare(cl, pk.PacketID, false)
+		if pk.FixedHeader.Qos > 0 && !w.prepare(cl, pk.PacketID, false) {
+			return pk, packets.ErrRejectPacket
 		}
 	case packets.Pubrel, packets.Subscribe, packets.Unsubscribe:
-		w.prepare(cl, pk.PacketID, false)
-	case packets.Puback, packets.Pubrec:
-		w.prepare(cl, pk.PacketID, true)
-		h.acked(cl, w, pk)
-	case packets.Pubcomp:
-		w.prepare(cl, pk.PacketID, true)
+		if !w.prepare(cl, pk.PacketID, false) {
+			return pk, packets.ErrRejectPacket
+		}
+	case packets.Puback, packets.Pubrec, packets.Pubcomp:
+		if !w.prepare(cl, pk.PacketID, true) {
+			return pk, packets.ErrRejectPacket
+		}
+		if pk.FixedHeader.Type != packets.Pubcomp {
+			h.acked(cl, w, pk)
+		}
 	}
 	return pk, nil
 }
 
-// prepare leaves in mochi's map only what belongs to the direction of the packet in hand.
-func (w *wire) prepare(cl *mochi.Client, id uint16, out bool) {
+// prepare leaves in mochi's map only what belongs to the direction of the packet in hand. It is false where the connection
+// was taken over: mochi may be about to copy the map for the next one, and what it does with the packet would take deliveries
+// out of it. The client sends such a packet again.
+func (w *wire) prepare(cl *mochi.Client, id uint16, out bool) bool {
 	s := w.session.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if cl.IsTakenOver() {
-		return // what is aside is the next connection's
+		return false
 	}
 	entry, ok := cl.State.Inflight.Get(id)
 	switch {
@@ -69,6 +75,7 @@ func (w *wire) prepare(cl *mochi.Client, id uint16, out bool) {
 		delete(s.aside, id)
 		cl.State.Inflight.Set(in)
 	}
+	return true
 }
 
 // reserve keeps the packet id of a publish from deliveries while the publish waits for the log: mochi's answer would take the
