@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"io"
 	"sync"
 	"time"
 
@@ -18,10 +19,48 @@ type acks struct {
 	mu    sync.Mutex
 	due   map[uint16]struct{} // by packet id
 	empty chan struct{}       // not nil while somebody waits
+	up    chan struct{}       // closed when paho is through with its connect, or has lost the connection
 }
 
 func newAcks() *acks {
-	return &acks{SessionManager: state.NewInMemory(), due: map[uint16]struct{}{}}
+	return &acks{SessionManager: state.NewInMemory(), due: map[uint16]struct{}{}, up: make(chan struct{})}
+}
+
+// ConAckReceived is called by paho at the CONNACK.
+func (a *acks) ConAckReceived(conn io.Writer, c *packets.Connect, ack *packets.Connack) error {
+	a.mu.Lock()
+	a.up = make(chan struct{})
+	a.mu.Unlock()
+	return a.SessionManager.ConAckReceived(conn, c, ack) //nolint:wrapcheck // paho's own
+}
+
+// connected tells that paho's connect has returned.
+func (a *acks) connected() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.open()
+}
+
+// open needs mu.
+func (a *acks) open() {
+	select {
+	case <-a.up:
+	default:
+		close(a.up)
+	}
+}
+
+// PacketReceived is called by paho for what it has read. A publish waits until the connect has returned: shortly before that,
+// paho forgets the publishes that it could be asked to acknowledge. A resumed session sends some at once, and they would stay
+// without their acks for as long as the connection lives.
+func (a *acks) PacketReceived(p *packets.ControlPacket, publishes chan<- *packets.Publish) error {
+	if p.Type == packets.PUBLISH {
+		a.mu.Lock()
+		up := a.up
+		a.mu.Unlock()
+		<-up
+	}
+	return a.SessionManager.PacketReceived(p, publishes) //nolint:wrapcheck // paho's own
 }
 
 // expect notes an ack before paho gets it; settled, that it has been written or never will be.
@@ -57,6 +96,7 @@ func (a *acks) ConnectionLost(d *packets.Disconnect) error {
 	a.mu.Lock()
 	clear(a.due)
 	a.tell()
+	a.open()
 	a.mu.Unlock()
 	return a.SessionManager.ConnectionLost(d) //nolint:wrapcheck // paho's own
 }

@@ -57,6 +57,7 @@ func (c *conn) run(ctx, work context.Context, accept pipeline.Accept) error {
 		if ack.SessionPresent {
 			c.forget()
 		}
+		c.acks.connected()
 		select {
 		case ups <- struct{}{}:
 		default:
