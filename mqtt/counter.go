@@ -23,7 +23,6 @@ const (
 	CountDroppedInflight Counter = "dropped_inflight" // a delivery dropped since the client's in-flight store was full
 	CountDroppedQueue    Counter = "dropped_queue"    // a delivery dropped since the client's write queue was full
 	CountDroppedSize     Counter = "dropped_size"     // a delivery larger than the client takes
-	CountDroppedID       Counter = "dropped_id"       // two deliveries met in one packet id; both stay stored
 	CountSlowClient      Counter = "slow_client"      // a connection closed since its client did not read
 )
 
@@ -32,6 +31,6 @@ func Counters() []Counter {
 	return []Counter{
 		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize, CountRefusedJSON, CountIgnored, CountUnmappedAck,
 		CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0, CountDroppedInflight, CountDroppedQueue,
-		CountDroppedSize, CountDroppedID, CountSlowClient,
+		CountDroppedSize, CountSlowClient,
 	}
 }

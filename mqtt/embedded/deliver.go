@@ -11,15 +11,17 @@ import (
 )
 
 // mochi keeps the packets in flight of both directions in one map by packet id. A client may use the same id in both at
-// once, and most do. So before mochi handles a packet, the entry of the other direction is put aside, and put back after.
+// once, and most do. So mochi knows what a client sends by a stand-in, an id that no delivery has, and which QoS 2 messages a
+// client has to release is in the session. The map is that of the deliveries alone.
 
-// outbound tells a delivery from the broker's half of an inbound publish.
+// outbound tells a delivery from mochi's answer to an inbound packet in hand.
 func outbound(pk packets.Packet) bool {
 	return pk.FixedHeader.Type == packets.Publish || pk.FixedHeader.Type == packets.Pubrel
 }
 
-// OnPacketRead sees each packet before mochi handles it: it makes the in-flight map right for it, and turns PUBACK and
-// PUBREC into events while the map still holds what they acknowledge.
+// OnPacketRead sees each packet before mochi handles it: it gives those with a packet id of the client's their stand-in, and
+// turns PUBACK and PUBREC into events while the map still holds what they acknowledge. A connection that was taken over does
+// neither: the next one has the session, or is about to copy it. Its client sends such a packet again.
 func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
 	w := wireOf(cl)
 	switch pk.FixedHeader.Type {
@@ -34,105 +36,113 @@ func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet
 			}
 			return pk, packets.ErrRejectPacket
 		}
-		if pk.FixedHeader.Qos > 0 && !w.prepare(cl, pk.PacketID, false) {
-			return pk, packets.ErrRejectPacket
+		if pk.FixedHeader.Qos > 0 {
+			return w.substitute(cl, pk)
 		}
 	case packets.Pubrel, packets.Subscribe, packets.Unsubscribe:
-		if !w.prepare(cl, pk.PacketID, false) {
+		return w.substitute(cl, pk)
+	case packets.Puback, packets.Pubrec:
+		if !h.acked(cl, w, pk) {
 			return pk, packets.ErrRejectPacket
-		}
-	case packets.Puback, packets.Pubrec, packets.Pubcomp:
-		if !w.prepare(cl, pk.PacketID, true) {
-			return pk, packets.ErrRejectPacket
-		}
-		if pk.FixedHeader.Type != packets.Pubcomp {
-			h.acked(cl, w, pk)
 		}
 	}
 	return pk, nil
 }
 
-// prepare leaves in mochi's map only what belongs to the direction of the packet in hand. It is false where the connection
-// was taken over: mochi may be about to copy the map for the next one, and what it does with the packet would take deliveries
-// out of it. The client sends such a packet again.
-func (w *wire) prepare(cl *mochi.Client, id uint16, out bool) bool {
+// substitute gives a packet the stand-in by which mochi knows it.
+func (w *wire) substitute(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
+	w.asked, w.standIn = pk.PacketID, 0
 	s := w.session.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if cl.IsTakenOver() {
-		return false
+		return pk, packets.ErrRejectPacket
 	}
-	entry, ok := cl.State.Inflight.Get(id)
-	switch {
-	case ok && out && !outbound(entry):
-		s.aside[id] = entry
-		cl.State.Inflight.Delete(id)
-	case ok && !out && outbound(entry):
-		s.stash = &entry
-		cl.State.Inflight.Delete(id)
+	if pk.PacketID == 0 {
+		return pk, nil // mochi refuses it
 	}
-	if in, ok := s.aside[id]; ok && !out {
-		delete(s.aside, id)
-		cl.State.Inflight.Set(in)
+	id, err := cl.NextPacketID()
+	if err != nil {
+		return pk, packets.ErrRejectPacket // every id is in flight
 	}
-	return true
+	w.standIn = uint16(id) //nolint:gosec // up to 65,535
+	if _, ok := s.received[w.asked]; ok {
+		// mochi takes the packet for what it is: a repeated PUBLISH, the PUBREL, or one with an id that is in use.
+		cl.State.Inflight.Set(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pubrec}, PacketID: w.standIn})
+	}
+	pk.PacketID = w.standIn
+	return pk, nil
 }
 
-// reserve keeps the packet id of a publish from deliveries while the publish waits for the log: mochi's answer would take the
-// place of a delivery that got the id meanwhile.
-func (w *wire) reserve(cl *mochi.Client, id uint16) {
+// reserve keeps the stand-in from deliveries while a publish waits for the log.
+func (w *wire) reserve(cl *mochi.Client) {
+	cl.State.Inflight.Set(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Reserved}, PacketID: w.standIn})
+}
+
+// received notes that the QoS 2 publish in hand is the broker's now, until its PUBREL.
+func (w *wire) received() {
 	s := w.session.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case cl.IsTakenOver():
-	case s.stash != nil:
-		cl.State.Inflight.Set(*s.stash)
-	default:
-		if entry, ok := cl.State.Inflight.Get(id); ok && outbound(entry) {
-			s.stash = &entry // it came after prepare
-			return
-		}
-		cl.State.Inflight.Set(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Reserved}, PacketID: id})
+	s.received[w.asked] = struct{}{}
+}
+
+// handled ends the handling of a packet that has a stand-in.
+func (w *wire) handled(cl *mochi.Client, pk packets.Packet, err error) {
+	if w.standIn == 0 || pk.PacketID != w.standIn {
+		return
 	}
+	cl.State.Inflight.Delete(w.standIn)
+	w.standIn = 0
+	if pk.FixedHeader.Type != packets.Pubrel || err != nil {
+		return
+	}
+	s := w.session.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.received, w.asked)
 }
 
 // acked makes the event of a PUBACK or of the first PUBREC. One with an error code counts as well: the client has the
-// message and will not take it another time.
-func (h *hook) acked(cl *mochi.Client, w *wire, pk packets.Packet) {
+// message and will not take it another time. It is false where the connection was taken over.
+func (h *hook) acked(cl *mochi.Client, w *wire, pk packets.Packet) bool {
 	s := w.session.Load()
 	s.mu.Lock()
+	if cl.IsTakenOver() {
+		s.mu.Unlock()
+		return false
+	}
 	entry, ok := cl.State.Inflight.Get(pk.PacketID)
 	m := markOf(entry)
 	if !ok || m.id.IsZero() || (pk.FixedHeader.Type == packets.Puback) != (entry.FixedHeader.Qos == 1) {
 		s.mu.Unlock()
-		return
+		return true
 	}
 	head := h.head()
 	watched := s.acked(m.id, head.At)
 	s.mu.Unlock()
 	if w.own {
 		h.cfg.Count(mqtt.CountOwnEvent)
-		return
+		return true
 	}
 	_ = h.note(event.Acked{
 		Head: head, Topic: m.topic, Client: event.ClientID(cl.ID), Message: m.id, Replayed: m.replayed || watched,
 		Watched: m.replayed || watched,
 	})
+	return true
 }
 
 // OnPacketProcessed comes after mochi has handled a packet, whether with success or not.
-func (h *hook) OnPacketProcessed(cl *mochi.Client, pk packets.Packet, _ error) {
+func (h *hook) OnPacketProcessed(cl *mochi.Client, pk packets.Packet, err error) {
 	w := wireOf(cl)
 	if w == nil {
 		return // a will
 	}
 	switch pk.FixedHeader.Type {
-	case packets.Publish, packets.Pubrel, packets.Subscribe, packets.Unsubscribe, packets.Puback, packets.Pubrec, packets.Pubcomp:
-		h.restore(cl, w, pk.PacketID)
-	}
-	switch pk.FixedHeader.Type {
+	case packets.Pubrel, packets.Subscribe, packets.Unsubscribe:
+		w.handled(cl, pk, err)
 	case packets.Publish:
+		w.handled(cl, pk, err)
 		if w.publishing {
 			w.publishing = false
 			h.busy.leave()
@@ -140,51 +150,6 @@ func (h *hook) OnPacketProcessed(cl *mochi.Client, pk packets.Packet, _ error) {
 	case packets.Puback, packets.Pubrec, packets.Pubcomp:
 		w.settle(cl, pk.PacketID)
 		h.pump(cl, w)
-	}
-}
-
-func (h *hook) restore(cl *mochi.Client, w *wire, id uint16) {
-	s := w.session.Load()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cl.IsTakenOver() {
-		return // what is aside is the next connection's
-	}
-	entry, taken := cl.State.Inflight.Get(id)
-	if stash := s.stash; stash != nil && stash.PacketID == id {
-		switch {
-		case taken && outbound(entry):
-			// Another delivery got the id in the moment that it was free. The client's ack could mean either: neither is
-			// believed, both stay stored.
-			cl.State.Inflight.Delete(id)
-			delete(s.inflight, markOf(entry).id)
-			delete(s.inflight, markOf(*stash).id)
-			s.stash = nil
-			h.cfg.Count(mqtt.CountDroppedID)
-			return
-		case taken:
-			s.aside[id] = entry
-		}
-		cl.State.Inflight.Set(*stash)
-		if !cl.IsTakenOver() { // else it may have been too late for the copy
-			s.stash = nil
-		}
-		return
-	}
-	if in, ok := s.aside[id]; ok && !taken {
-		delete(s.aside, id)
-		cl.State.Inflight.Set(in)
-	}
-}
-
-// unstash ends the handling of an inbound packet that mochi gave up.
-func (h *hook) unstash(cl *mochi.Client, w *wire) {
-	s := w.session.Load()
-	s.mu.Lock()
-	stash := s.stash
-	s.mu.Unlock()
-	if stash != nil {
-		h.restore(cl, w, stash.PacketID)
 	}
 }
 
@@ -214,6 +179,12 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 	w := wireOf(cl)
 	if w == nil {
 		return pk
+	}
+	switch pk.FixedHeader.Type {
+	case packets.Puback, packets.Pubrec, packets.Pubcomp, packets.Suback, packets.Unsuback: // in the goroutine of the packet in hand
+		if w.standIn != 0 && pk.PacketID == w.standIn {
+			pk.PacketID = w.asked
+		}
 	}
 	switch pk.FixedHeader.Type {
 	case packets.Connack:
@@ -253,7 +224,7 @@ func (h *hook) await(cl *mochi.Client, w *wire, pk packets.Packet) bool {
 		s.mu.Lock()
 		was, ok := w.sent[pk.PacketID]
 		sent := ok && was == id
-		switch entry, ok := s.delivery(cl, pk.PacketID); {
+		switch entry, ok := cl.State.Inflight.Get(pk.PacketID); {
 		case w.isClosed():
 			s.mu.Unlock()
 			return true // to fail: the client has not got it

@@ -118,7 +118,7 @@ func (b *Broker) enter(cl *mochi.Client, w *wire, pk *packets.Packet, id event.I
 		return nowhere, nil
 	}
 	if pid, ok := s.inflight[id]; ok {
-		if entry, ok := s.delivery(cl, pid); ok && markOf(entry).id == id {
+		if entry, ok := cl.State.Inflight.Get(pid); ok && markOf(entry).id == id {
 			s.watched[id] = struct{}{}
 			return onItsWay, nil
 		}

@@ -114,7 +114,6 @@ func (h *hook) expiry(cl *mochi.Client) time.Duration {
 // OnDisconnect ends a connection that was established.
 func (h *hook) OnDisconnect(cl *mochi.Client, err error, expire bool) {
 	w := wireOf(cl)
-	h.unstash(cl, w) // of a packet that mochi found invalid
 	if expire && !cl.IsTakenOver() {
 		h.sessions.drop(cl.ID, w.session.Load())
 	}

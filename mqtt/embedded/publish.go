@@ -22,10 +22,10 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (_ packets.Packet,
 		}
 		w.publishing = true
 		if pk.FixedHeader.Qos > 0 {
-			w.reserve(cl, pk.PacketID)
+			w.reserve(cl)
 			defer func() {
-				if rejected != nil { // else mochi puts its answer there
-					cl.State.Inflight.Delete(pk.PacketID)
+				if pk.FixedHeader.Qos == 2 && rejected == nil {
+					w.received()
 				}
 			}()
 		}

@@ -60,19 +60,10 @@ func (s *session) inherit(cl *mochi.Client) {
 	if cl.IsTakenOver() {
 		return
 	}
-	if stash := s.stash; stash != nil {
-		entry, taken := cl.State.Inflight.Get(stash.PacketID)
-		if taken && !outbound(entry) {
-			s.aside[stash.PacketID] = entry
-		}
-		if !taken || !outbound(entry) {
-			cl.State.Inflight.Set(*stash)
-		}
-	}
 	for _, pk := range cl.State.Inflight.GetAll(false) {
 		switch {
-		case pk.FixedHeader.Type == packets.Reserved:
-			cl.State.Inflight.Delete(pk.PacketID) // its publish was not answered
+		case !outbound(pk):
+			cl.State.Inflight.Delete(pk.PacketID) // of a packet in hand
 		case s.acking.IsZero() || markOf(pk).id != s.acking:
 		case pk.FixedHeader.Qos == 1:
 			cl.State.Inflight.Delete(pk.PacketID)
@@ -83,7 +74,7 @@ func (s *session) inherit(cl *mochi.Client) {
 		}
 	}
 	if !cl.IsTakenOver() { // else that may have been too late for the copy
-		s.stash, s.acking = nil, event.ID{}
+		s.acking = event.ID{}
 	}
 }
 
@@ -200,7 +191,7 @@ func (h *hook) pump(cl *mochi.Client, w *wire) {
 			return
 		}
 		pk := s.parked[0]
-		entry, ok := s.delivery(cl, pk.PacketID)
+		entry, ok := cl.State.Inflight.Get(pk.PacketID)
 		alive := ok && markOf(entry) == markOf(pk) // it may have expired
 		if alive {
 			w.sent[pk.PacketID] = markOf(pk).id
@@ -249,7 +240,7 @@ func (h *hook) OnQosPublish(cl *mochi.Client, pk packets.Packet, _ int64, _ int)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	entry, ok := s.delivery(cl, pk.PacketID)
+	entry, ok := cl.State.Inflight.Get(pk.PacketID)
 	if !ok || markOf(entry).id != m.id {
 		return // parked in this very moment
 	}
@@ -300,7 +291,7 @@ func (h *hook) insert(s *session, cl *mochi.Client, w *wire, pk packets.Packet) 
 	if cl.IsTakenOver() {
 		return false // the next connection may have looked at what is parked already
 	}
-	entry, ok := s.delivery(cl, s.inflight[id])
+	entry, ok := cl.State.Inflight.Get(s.inflight[id])
 	if ok && markOf(entry).id == id || slices.ContainsFunc(s.parked, func(p packets.Packet) bool { return markOf(p).id == id }) {
 		return false
 	}

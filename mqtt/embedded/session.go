@@ -17,13 +17,11 @@ type session struct {
 	// asked for while a live delivery was on its way.
 	inflight map[event.ID]uint16
 	watched  map[event.ID]struct{}
-	// aside holds the inbound half of packet ids that are in use in both directions.
-	aside map[uint16]packets.Packet
+	// received are the packet ids of QoS 2 publishes that the broker has, until their PUBREL.
+	received map[uint16]struct{}
 	// recent are messages acknowledged shortly after the last SUBSCRIBE, until then: a replay may still ask for them.
 	recent map[event.ID]struct{}
 	until  time.Time
-	// stash is an outbound packet put aside while mochi handles an inbound one of the same id.
-	stash *packets.Packet
 	// acking is the message whose ack is in hand: a connection that takes over at this moment may have got a copy of it.
 	acking event.ID
 	// parked are deliveries of a resumed session that wait for acks, since they exceed the client's receive maximum, or for
@@ -42,29 +40,15 @@ const (
 
 func newSession() *session {
 	return &session{
-		inflight: map[event.ID]uint16{}, watched: map[event.ID]struct{}{}, aside: map[uint16]packets.Packet{},
+		inflight: map[event.ID]uint16{}, watched: map[event.ID]struct{}{}, received: map[uint16]struct{}{},
 		changed: make(chan struct{}),
 	}
-}
-
-// delivery is what is in flight under a packet id, be it put aside. The caller holds mu.
-func (s *session) delivery(cl *mochi.Client, id uint16) (packets.Packet, bool) {
-	if s.stash != nil && s.stash.PacketID == id {
-		return *s.stash, true
-	}
-	return cl.State.Inflight.Get(id)
 }
 
 // sending notes in mochi's map, which the next connection inherits, that the client may have got the delivery under this
 // packet id. The caller holds mu.
 func (s *session) sending(cl *mochi.Client, pk packets.Packet) {
 	pk.FixedHeader.Dup = true
-	if s.stash != nil && s.stash.PacketID == pk.PacketID {
-		s.stash = &pk
-		if entry, ok := cl.State.Inflight.Get(pk.PacketID); !ok || !outbound(entry) {
-			return
-		}
-	}
 	cl.State.Inflight.Set(pk)
 }
 

@@ -51,6 +51,8 @@ type wire struct {
 	publishing  bool // between OnPublish and OnPacketProcessed
 	dupPublish  bool // the PUBLISH in hand is a repetition
 	existed     []bool
+	asked       uint16 // the packet id of the packet in hand
+	standIn     uint16 // by which mochi knows it, 0 when there is none
 
 	session  atomic.Pointer[session] // set right before the CONNACK; its mutex guards what follows
 	sent     map[uint16]event.ID
