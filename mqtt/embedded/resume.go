@@ -22,17 +22,32 @@ func (h *hook) resume(cl *mochi.Client, w *wire, present bool) {
 	w.unlock()
 	h.wills.cancel(cl.ID)
 	s.inherit(cl)
-	var out []packets.Packet
+	out := h.copied(cl, w)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !cl.IsTakenOver() {
+		s.arrange(cl, w, out)
+	}
+}
+
+// copied is what is in flight for a new connection and not too large for it.
+func (h *hook) copied(cl *mochi.Client, w *wire) (out []packets.Packet) {
 	for _, pk := range cl.State.Inflight.GetAll(false) {
 		if outbound(pk) && (pk.FixedHeader.Type == packets.Pubrel || h.fit(cl, w, pk)) {
 			out = append(out, pk)
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cl.IsTakenOver() {
-		return
-	}
+	return out
+}
+
+// arrange puts into order what a session resumes with, and parks what is too much. The connection may be taken over at any
+// moment of it: so a delivery that was parked since out was read stays parked, since back in the in-flight map it could be
+// too late for the copy of the next connection. The caller holds mu.
+func (s *session) arrange(cl *mochi.Client, w *wire, out []packets.Packet) {
+	out = slices.DeleteFunc(out, func(pk packets.Packet) bool {
+		_, ok := cl.State.Inflight.Get(pk.PacketID)
+		return !ok
+	})
 	out = append(out, s.orphans(out)...)
 	slices.SortStableFunc(out, inOrder)
 	s.parked = nil

@@ -1,0 +1,168 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/mqtt/mqtttest"
+	"github.com/restante/restante/pipeline"
+)
+
+// office is a broker that a test sees from within, with the connection of one client.
+type office struct {
+	*hook
+	ctx context.Context //nolint:containedctx // of the test
+	cl  *mochi.Client
+	w   *wire
+	s   *session
+}
+
+func open(t *testing.T) *office {
+	t.Helper()
+	secret, err := mqtt.NewSecret([]byte("a key of the test, long enough"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Open(Config{
+		Listen: "127.0.0.1:0", Source: "restante/test", Minter: &event.Minter{Node: 7, Now: time.Now}, Secret: secret,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { // the clean-up waits for it
+		ended <- b.Run(run, func(context.Context, event.Event) (pipeline.Receipt, error) {
+			return nil, nil //nolint:nilnil // durable at once
+		})
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		cancel()
+	})
+	o := &office{hook: &hook{Broker: b}, ctx: ctx}
+	dev, err := o.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(dev.Cut)
+	o.cl, _ = b.server.Clients.Get("dev")
+	o.w = wireOf(o.cl)
+	<-o.w.up
+	o.s = o.w.session.Load()
+	return o
+}
+
+func (o *office) dial() (*mqtttest.Client, error) {
+	return mqtttest.Dial(o.ctx, o.Addr().String(), mqtttest.Options{ID: "dev", KeepSession: true})
+}
+
+// delivery comes into the client's in-flight map as mochi puts it there.
+func (o *office) delivery(payload string, id uint16) packets.Packet {
+	pk := packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: "t", Payload: []byte(payload), PacketID: id,
+	}
+	setMark(&pk, mark{id: o.cfg.Minter.Mint()})
+	o.cl.State.Inflight.Set(pk)
+	return pk
+}
+
+func (o *office) holds(t *testing.T, pk packets.Packet) {
+	t.Helper()
+	if entry, ok := o.cl.State.Inflight.Get(pk.PacketID); !ok || markOf(entry) != markOf(pk) {
+		t.Errorf("in flight is %+v, %t", entry, ok)
+	}
+}
+
+// A live delivery is parked after its session's new connection has read what is in flight and before it has put that into
+// order, and the connection after that has copied the map by then.
+func TestWhatIsParkedDuringAResumeOutlivesATakeOver(t *testing.T) {
+	t.Parallel()
+	o := open(t)
+	o.s.mu.Lock()
+	o.w.unparked = false // as before the end of its resend
+	o.s.mu.Unlock()
+	pk := o.delivery("kept", 9)
+	out := o.copied(o.cl, o.w)
+	o.OnQosPublish(o.cl, pk, 0, 0)
+
+	o.s.mu.Lock()
+	var next *mqtttest.Client
+	dialed := make(chan error, 1)
+	go func() { // received from below
+		var err error
+		next, err = o.dial()
+		dialed <- err
+	}()
+	for now := o.cl; now == o.cl && o.ctx.Err() == nil; now, _ = o.server.Clients.Get("dev") {
+		time.Sleep(time.Millisecond)
+	}
+	o.s.arrange(o.cl, o.w, out)
+	o.s.mu.Unlock()
+	if err := <-dialed; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(next.Cut)
+	m, err := next.Receive(o.ctx)
+	if err != nil || string(m.Payload) != "kept" {
+		t.Errorf("received %q: %v", m.Payload, err)
+	}
+}
+
+var withID = []packets.Packet{
+	{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: "up"},
+	{FixedHeader: packets.FixedHeader{Type: packets.Pubrel, Qos: 1}},
+	{FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}},
+	{FixedHeader: packets.FixedHeader{Type: packets.Unsubscribe, Qos: 1}},
+}
+
+// mochi marks a connection as taken over right before it copies what is in flight.
+func TestAConnectionThatWasTakenOverTakesNothingOutOfFlight(t *testing.T) {
+	t.Parallel()
+	o := open(t)
+	next, err := o.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(next.Cut)
+	if !o.cl.IsTakenOver() {
+		t.Fatal("not taken over")
+	}
+	pk := o.delivery("kept", 9)
+	for _, in := range append(withID[:len(withID):len(withID)],
+		packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}},
+		packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pubrec}},
+	) {
+		in.PacketID = pk.PacketID
+		if _, err := o.OnPacketRead(o.cl, in); !errors.Is(err, packets.ErrRejectPacket) {
+			t.Errorf("packet of type %d: %v", in.FixedHeader.Type, err)
+		}
+	}
+	o.holds(t, pk)
+}
+
+// Else its id would be free for another delivery, and a take-over in this moment would copy the map without it.
+func TestADeliveryStaysInFlightWhileAPacketOfItsIDIsInHand(t *testing.T) {
+	t.Parallel()
+	o := open(t)
+	pk := o.delivery("kept", 1)
+	for _, in := range withID {
+		in.PacketID = pk.PacketID
+		got, err := o.OnPacketRead(o.cl, in)
+		if err != nil || got.PacketID == pk.PacketID || got.PacketID == 0 {
+			t.Errorf("packet of type %d goes by id %d: %v", in.FixedHeader.Type, got.PacketID, err)
+		}
+		o.holds(t, pk)
+	}
+}
