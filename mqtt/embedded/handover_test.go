@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -120,6 +121,28 @@ func TestWhatIsParkedDuringAResumeOutlivesATakeOver(t *testing.T) {
 	}
 }
 
+// Its publisher sleeps between the in-flight map and the hook, while the next connection gets the delivery and acknowledges it.
+func TestADeliveryThatWasCopiedIsNotMoved(t *testing.T) {
+	t.Parallel()
+	o := open(t)
+	pk := o.delivery("once", 9)
+	next, err := o.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(next.Cut)
+	if m, err := next.Receive(o.ctx); err != nil || string(m.Payload) != "once" {
+		t.Fatalf("received %q: %v", m.Payload, err)
+	}
+	if err := next.Ping(o.ctx); err != nil { // the ack was handled
+		t.Fatal(err)
+	}
+	o.OnQosPublish(o.cl, pk, 0, 0)
+	if more := next.Quiet(100 * time.Millisecond); len(more) > 0 {
+		t.Errorf("received another time: %+v", more)
+	}
+}
+
 var withID = []packets.Packet{
 	{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: "up"},
 	{FixedHeader: packets.FixedHeader{Type: packets.Pubrel, Qos: 1}},
@@ -140,7 +163,7 @@ func TestAConnectionThatWasTakenOverTakesNothingOutOfFlight(t *testing.T) {
 		t.Fatal("not taken over")
 	}
 	pk := o.delivery("kept", 9)
-	for _, in := range append(withID[:len(withID):len(withID)],
+	for _, in := range append(slices.Clip(withID),
 		packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}},
 		packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pubrec}},
 	) {

@@ -51,9 +51,13 @@ func (s *session) arrange(cl *mochi.Client, w *wire, out []packets.Packet) {
 	out = append(out, s.orphans(out)...)
 	slices.SortStableFunc(out, inOrder)
 	s.parked = nil
+	clear(s.early)
 	waiting := false
 	for i, pk := range out {
 		id := markOf(pk).id
+		if !id.IsZero() && !pk.FixedHeader.Dup && pk.PacketID != 0 && s.inflight[id] != pk.PacketID {
+			s.early[id] = struct{}{}
+		}
 		if pk.FixedHeader.Type == packets.Publish && (waiting || pk.PacketID == 0 || len(w.sent) >= w.limit) {
 			waiting = true
 			s.park(cl, pk)
@@ -305,6 +309,10 @@ func (h *hook) insert(s *session, cl *mochi.Client, w *wire, pk packets.Packet) 
 	defer s.mu.Unlock()
 	if cl.IsTakenOver() {
 		return false // the next connection may have looked at what is parked already
+	}
+	if _, ok := s.early[id]; ok {
+		delete(s.early, id)
+		return false // it may even have its ack
 	}
 	entry, ok := cl.State.Inflight.Get(s.inflight[id])
 	if ok && markOf(entry).id == id || slices.ContainsFunc(s.parked, func(p packets.Packet) bool { return markOf(p).id == id }) {

@@ -27,6 +27,8 @@ type session struct {
 	// parked are deliveries of a resumed session that wait for acks, since they exceed the client's receive maximum, or for
 	// the resend to be over. One without a packet id is in no in-flight map; one with an id is, unless it is done with.
 	parked []packets.Packet
+	// early are deliveries that the connection resumed with before their publishers had told of them.
+	early map[event.ID]struct{}
 	// changed is closed and renewed when room was made.
 	changed chan struct{}
 	// overflowed says that a delivery was dropped since the last new subscription.
@@ -41,6 +43,7 @@ const (
 func newSession() *session {
 	return &session{
 		inflight: map[event.ID]uint16{}, watched: map[event.ID]struct{}{}, received: map[uint16]struct{}{},
+		early:   map[event.ID]struct{}{},
 		changed: make(chan struct{}),
 	}
 }
