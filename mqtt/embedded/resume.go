@@ -54,6 +54,9 @@ func (s *session) arrange(cl *mochi.Client, w *wire, out []packets.Packet) {
 	clear(s.early)
 	waiting := false
 	for i, pk := range out {
+		if pk.PacketID != 0 && cl.IsTakenOver() {
+			continue // it is in the copy; here mochi has cleared the map, and may be giving its id to another
+		}
 		id := markOf(pk).id
 		if !id.IsZero() && !pk.FixedHeader.Dup && pk.PacketID != 0 && s.inflight[id] != pk.PacketID {
 			s.early[id] = struct{}{}

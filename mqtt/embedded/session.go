@@ -51,6 +51,9 @@ func newSession() *session {
 // sending notes in mochi's map, which the next connection inherits, that the client may have got the delivery under this
 // packet id. The caller holds mu.
 func (s *session) sending(cl *mochi.Client, pk packets.Packet) {
+	if cl.IsTakenOver() {
+		return // the wire is closed: the client does not get it from here, and its id may be another's by now
+	}
 	pk.FixedHeader.Dup = true
 	cl.State.Inflight.Set(pk)
 }
