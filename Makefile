@@ -17,7 +17,8 @@ help: ## List the targets.
 build: ## Build the commands into bin/.
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
-test: ## Run every test once, with the race detector, in a random order; the outages first, with nothing beside them.
+test: ## Run every test once, with the race detector, in a random order; before them the outages, and the simulation in full.
+	$(GO) test ./internal/sim
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) && $(GO) test -race -shuffle=on -timeout 14m ./...'
 
 race: ## Hunt for races: run every test three times over, each time in another order.

@@ -32,6 +32,8 @@ var (
 
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(400) // many short lives, little memory
+	// Goroutines that wake in one step would run in an order of the moment's. One processor keeps it: the same seed, the same history.
+	runtime.GOMAXPROCS(1)
 	goleak.VerifyTestMain(m)
 }
 
@@ -212,7 +214,10 @@ func TestPipelineKeepsItsPromises(t *testing.T) {
 
 func TestASeedAlwaysGivesTheSameHistory(t *testing.T) {
 	t.Parallel()
-	_, most := seeds(10, 100)
+	if raced {
+		t.Skip("the race detector draws the order in which goroutines run")
+	}
+	_, most := seeds(30, 100)
 	for seed := range uint64(most) {
 		want := simulate(t, draw(seed))
 		for range 2 {
