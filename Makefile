@@ -9,7 +9,7 @@ BENCH    ?= .
 OUTAGES   = RESTANTE_OUTAGES=1 $(GO) test -race -count=1 -parallel=1 -p=1 -timeout $(if $(RESTANTE_SOAK),2h,12m) -run "LeaderThatDies|OutlivesItsLeader|StoreThatIsAway|SinkThatIsDown" ./internal/e2e/ ./internal/stack/
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race outages servers vet lint fmt vuln fuzz bench soak check
+.PHONY: help build test race outages servers vet lint fmt proto vuln fuzz bench soak check
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ lint: ## Run the linters of .golangci.yml.
 
 fmt: ## Format the code and order its imports.
 	$(TOOL) golangci-lint fmt
+
+proto: ## Generate the Go types of the ExHook messages anew; needs protoc.
+	$(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
+	protoc --plugin=bin/protoc-gen-go --go_out=. --go_opt=paths=source_relative mqtt/exhook/exhookpb/exhook.proto
 
 vuln: ## Look for known vulnerabilities in what is called.
 	@GO="$(GO)" .ci/vuln

@@ -16,6 +16,11 @@ const (
 	CountRefusedJSON     Counter = "refused_json"     // an event of a broker that cannot be made out
 	CountIgnored         Counter = "ignored_event"    // an event of a broker that nothing here needs
 	CountUnmappedAck     Counter = "unmapped_ack"     // an ack, or a dropped delivery, that does not tell of which message
+	CountRefusedClient   Counter = "refused_client"   // an event of a client id that cannot be
+	CountRefusedID       Counter = "refused_id"       // a message with an id that cannot be
+	CountRefusedRequest  Counter = "refused_request"  // a call that cannot be read, or with values that cannot be
+	CountRepairedID      Counter = "repaired_id"      // a message id that did not fit the time of its publish, and got it
+	CountGap             Counter = "gap"              // a call that got no answer in time: the broker went on without us
 	CountRefusedPoison   Counter = "refused_poison"   // an event that the log can never take
 	CountNotTaken        Counter = "not_taken"        // an event that was not taken since the source stops; not acknowledged
 	CountLostAck         Counter = "lost_ack"         // an ack or disconnect that did not become durable
@@ -29,8 +34,9 @@ const (
 // Counters are all of them.
 func Counters() []Counter {
 	return []Counter{
-		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize, CountRefusedJSON, CountIgnored, CountUnmappedAck,
-		CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0, CountDroppedInflight, CountDroppedQueue,
+		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
+		CountRefusedJSON, CountIgnored, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest, CountRepairedID,
+		CountGap, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0, CountDroppedInflight, CountDroppedQueue,
 		CountDroppedSize, CountSlowClient,
 	}
 }
