@@ -79,8 +79,9 @@ type SASL struct {
 
 // Source is one source: its type and what that type needs, in one mapping.
 type Source struct {
-	Type     string          `yaml:"type" need:"true" one:"embedded|mqtt" later:"exhook|webhook" doc:"What kind of source it is."`
+	Type     string          `yaml:"type" need:"true" one:"embedded|exhook|mqtt" later:"webhook" doc:"What kind of source it is."`
 	Embedded *EmbeddedSource `yaml:"-"`
+	Exhook   *ExhookSource   `yaml:"-"`
 	MQTT     *MQTTSource     `yaml:"-"`
 }
 
@@ -90,6 +91,14 @@ type EmbeddedSource struct {
 	TLS       ListenTLS `yaml:"tls" doc:"TLS for the clients."`
 	UsersFile string    `yaml:"users_file" doc:"File with a line user:password for each user that may connect; empty = anybody may."`
 	Node      string    `yaml:"node" need:"true" doc:"The broker's name in events and client rows."`
+}
+
+// ExhookSource is a gRPC server that EMQX calls.
+type ExhookSource struct {
+	Listen string        `yaml:"listen" need:"true" doc:"The address that the brokers call."`
+	TLS    ListenTLS     `yaml:"tls" doc:"TLS for the brokers."`
+	Budget time.Duration `yaml:"budget" min:"100ms" max:"1m" doc:"How long a call waits for its event to be durable. Then it is answered as failed, and counted as a gap. It must be less than the broker's request_timeout, which is 5s."`
+	Node   string        `yaml:"node" doc:"The broker's name in events and client rows; empty = the node that each call names."`
 }
 
 // MQTTSource subscribes at a broker.
@@ -222,6 +231,8 @@ func (s *Source) choose(typ string) any {
 	switch typ {
 	case "embedded":
 		s.Embedded = &EmbeddedSource{Listen: "127.0.0.1:1883", Node: "embedded"}
+	case "exhook":
+		s.Exhook = &ExhookSource{Listen: "127.0.0.1:9000", Budget: 2 * time.Second}
 	case "mqtt":
 		s.MQTT = &MQTTSource{
 			Decode: "plain", ClientPrefix: "restante-", QoS: 1,
@@ -235,6 +246,8 @@ func (s *Source) chosen() any {
 	switch {
 	case s.Embedded != nil:
 		return s.Embedded
+	case s.Exhook != nil:
+		return s.Exhook
 	case s.MQTT != nil:
 		return s.MQTT
 	}

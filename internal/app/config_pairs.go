@@ -86,8 +86,13 @@ func (s Source) sight() []pipeline.Hook {
 
 // sees reports whether some source tells the hook's events.
 func (c Config) sees(h pipeline.Hook) bool {
+	return c.has(func(s Source) bool { return slices.Contains(s.sight(), h) })
+}
+
+// has reports whether some source is as asked.
+func (c Config) has(is func(Source) bool) bool {
 	for _, s := range c.Sources {
-		if slices.Contains(s.sight(), h) {
+		if is(s) {
 			return true
 		}
 	}
@@ -111,6 +116,9 @@ func (c Config) Warnings() []string {
 		if e := c.Sources[name].Embedded; e != nil && e.UsersFile == "" && !isLoopback(e.Listen) {
 			warn("sources.%s: anybody who reaches %s may connect: set users_file", name, e.Listen)
 		}
+		if e := c.Sources[name].Exhook; e != nil && (!e.TLS.Enabled || e.TLS.ClientCAFile == "") && !isLoopback(e.Listen) {
+			warn("sources.%s: anybody who reaches %s may make up events: set tls with client_ca_file, or keep the address inside", name, e.Listen)
+		}
 	}
 	rules, _ := c.expand()
 	blind := map[[2]string]bool{}
@@ -130,6 +138,10 @@ func (c Config) Warnings() []string {
 			})
 		}
 		switch p.Action { //nolint:exhaustive // the others stand alone
+		case pipeline.OnMessageRetain, pipeline.OnRetainDelete:
+			if len(c.Sources) > 0 && !c.has(func(s Source) bool { return s.Exhook == nil }) {
+				warn("%s: exhook does not tell whether a message is retained: %s never runs", at, p.Action)
+			}
 		case pipeline.OnMessageStore:
 			if has(pipeline.OnMessageAckedForQueue) {
 				warn("%s: on_message_store keeps a history of %q and on_message_acked_for_queue removes from it what is acked", at, p.Topic)

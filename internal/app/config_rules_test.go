@@ -204,6 +204,17 @@ func TestWarnings(t *testing.T) {
 			[]string{"sinks.a: no rule uses it", "sinks.a: memory forgets everything when the process ends"},
 		},
 		"open to all": {"sources: {e: {type: embedded, listen: \":1883\"}}", []string{"sources.e: anybody who reaches :1883 may connect: set users_file"}},
+		"open to forgers": {
+			"sources: {e: {type: exhook, listen: \":9000\"}}\ndelivery: {evidence: puback}",
+			[]string{"sources.e: anybody who reaches :9000 may make up events: set tls with client_ca_file, or keep the address inside"},
+		},
+		"blind for retained": {
+			"sources: {e: {type: exhook}}\nsinks: {s: {type: sqlite, path: p}}\ndelivery: {evidence: puback}\nrules: [{on: message.publish, topic: t, do: [on_message_retain, on_retain_delete], sink: s}]",
+			[]string{
+				"rules[0]: exhook does not tell whether a message is retained: on_message_retain never runs",
+				"rules[0]: exhook does not tell whether a message is retained: on_retain_delete never runs",
+			},
+		},
 		"blind": {
 			"sources: {e: {type: mqtt, url: \"mqtt://b\", fetch_topic: \"\"}}\nsinks: {s: {type: sqlite, path: p}}\ndelivery: {evidence: puback}\nrules: [{topic: t, action: save_offline_messages, sink: s}]",
 			[]string{

@@ -108,12 +108,11 @@ func (c Config) checkKafka(faults *Faults) {
 func (s Source) check(path string, faults *Faults) {
 	switch {
 	case s.Embedded != nil:
-		e := s.Embedded
-		checkListen(path+".listen", e.Listen, faults)
-		checkPair(path+".tls", "cert_file", e.TLS.CertFile, "key_file", e.TLS.KeyFile, faults)
-		if e.TLS.Enabled && e.TLS.CertFile == "" {
-			faults.add(path+".tls.cert_file", "is missing: a server with TLS needs a certificate")
-		}
+		checkListen(path+".listen", s.Embedded.Listen, faults)
+		s.Embedded.TLS.check(path+".tls", faults)
+	case s.Exhook != nil:
+		checkListen(path+".listen", s.Exhook.Listen, faults)
+		s.Exhook.TLS.check(path+".tls", faults)
 	case s.MQTT != nil:
 		m := s.MQTT
 		checkURLs(path+".url", m.URL, faults)
@@ -130,6 +129,13 @@ func (s Source) check(path string, faults *Faults) {
 		if _, err := event.ParseClientID(m.ClientPrefix); err != nil && m.ClientPrefix != "" {
 			faults.add(path+".client_prefix", "%s", err)
 		}
+	}
+}
+
+func (t ListenTLS) check(path string, faults *Faults) {
+	checkPair(path, "cert_file", t.CertFile, "key_file", t.KeyFile, faults)
+	if t.Enabled && t.CertFile == "" {
+		faults.add(path+".cert_file", "is missing: a server with TLS needs a certificate")
 	}
 }
 
@@ -155,12 +161,16 @@ func (c Config) checkDelivery(faults *Faults) {
 	default:
 		checkTemplate("delivery.prefix", head, faults)
 	}
-	embedded := slices.ContainsFunc(sortedKeys(c.Sources), func(n string) bool { return c.Sources[n].Embedded != nil })
+	embedded := c.has(func(s Source) bool { return s.Embedded != nil })
 	if d.To == "direct" && !embedded {
 		faults.add("delivery.to", "direct needs a source of type embedded in the same process: use topic or prefix")
 	}
-	if d.Evidence == "broker" && len(c.Sources) > 0 && !c.sees(pipeline.MessageAcked) {
+	switch {
+	case d.Evidence != "broker" || len(c.Sources) == 0:
+	case !c.sees(pipeline.MessageAcked):
 		faults.add("delivery.evidence", "no source tells of acks, so that nothing would ever count as delivered: use puback")
+	case !embedded && c.has(func(s Source) bool { return s.Exhook != nil }):
+		faults.add("delivery.evidence", "exhook tells acks of replays by an id of the broker's own, so that no replay would ever count as delivered: use puback")
 	}
 	rules, _ := c.expand()
 	for _, p := range rules {

@@ -26,25 +26,27 @@ const (
 // variants are the types of sources and sinks with their defaults, in the order of the reference.
 func variants() map[string][]any {
 	var cassandra, dynamodb, sqlite, memory Sink
-	var embedded, mqtt Source
+	var embedded, exhook, mqtt Source
 	cassandra.choose("cassandra")
 	dynamodb.choose("dynamodb")
 	sqlite.choose("sqlite")
 	memory.choose("memory")
 	embedded.choose("embedded")
+	exhook.choose("exhook")
 	mqtt.choose("mqtt")
-	return map[string][]any{"sources": {embedded, mqtt}, "sinks": {cassandra, dynamodb, sqlite, memory}}
+	return map[string][]any{"sources": {embedded, exhook, mqtt}, "sinks": {cassandra, dynamodb, sqlite, memory}}
 }
 
 // example is a configuration in which every key stands.
 func example() Config {
 	c := Default()
 	c.Kafka.Brokers = Addresses{"kafka-1:9092", "kafka-2:9092"}
-	var embedded, mqtt Source
+	var embedded, exhook, mqtt Source
 	embedded.choose("embedded")
+	exhook.choose("exhook")
 	mqtt.choose("mqtt")
 	mqtt.MQTT.URL = Addresses{"mqtt://broker:1883"}
-	c.Sources = map[string]Source{"devices": embedded, "plant": mqtt}
+	c.Sources = map[string]Source{"devices": embedded, "emqx": exhook, "plant": mqtt}
 	var sqlite Sink
 	sqlite.choose("sqlite")
 	sqlite.SQLite.Path = "restante.db"

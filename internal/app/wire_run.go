@@ -94,6 +94,8 @@ func (w *Wire) Source(name string) (pipeline.Source, error) {
 	switch s := c.Sources[name]; {
 	case s.Embedded != nil:
 		return w.Embedded(name, secret)
+	case s.Exhook != nil:
+		return w.exhookSource(name, *s.Exhook, secret)
 	case s.MQTT != nil:
 		return w.mqttSource(name, *s.MQTT, secret)
 	default:
