@@ -263,13 +263,19 @@ func TestStopEndsAfterItsDrain(t *testing.T) {
 
 func TestPoisonIsCountedAndAnswered(t *testing.T) {
 	t.Parallel()
-	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) {
-		return nil, fault.Poison(errors.New("a record of 2000000 bytes is over the limit"))
-	}}
-	h := serve(t, exhook.Config{}, j)
-	dial(t, h, nil).mustCall("OnMessagePublish", publish(t, "pub", "t/1"))
-	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedPoison: 1}, h.tally.all()); diff != "" {
-		t.Errorf("counts differ (-want +got):\n%s", diff)
+	poison := fault.Poison(errors.New("a record of 2000000 bytes is over the limit"))
+	for name, judge := range map[string]func(context.Context, event.Event) (pipeline.Receipt, error){
+		"seen at once": func(context.Context, event.Event) (pipeline.Receipt, error) { return nil, poison },
+		"seen later":   func(context.Context, event.Event) (pipeline.Receipt, error) { return durable(poison), nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := serve(t, exhook.Config{}, &journal{judge: judge})
+			dial(t, h, nil).mustCall("OnMessagePublish", publish(t, "pub", "t/1"))
+			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedPoison: 1}, h.tally.all()); diff != "" {
+				t.Errorf("counts differ (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

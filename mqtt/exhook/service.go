@@ -83,14 +83,14 @@ func (s *Server) take(ctx context.Context, name string, e event.Event) error {
 		return context.Cause(ctx)
 	}
 	r, err := s.accept(ctx, e)
-	switch {
-	case fault.IsPoison(err):
+	if err == nil && r != nil {
+		err = pipeline.Wait(ctx, r)
+	}
+	if fault.IsPoison(err) {
 		s.refused(name, &mqtt.Refusal{Counter: mqtt.CountRefusedPoison, Err: err})
 		return nil
-	case err != nil, r == nil:
-		return err
 	}
-	return pipeline.Wait(ctx, r)
+	return err
 }
 
 // missed is what becomes of an event that is not durable in time: the broker is told so, and goes on without us.
