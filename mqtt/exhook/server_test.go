@@ -247,7 +247,7 @@ func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 func TestStopEndsAfterItsDrain(t *testing.T) {
 	t.Parallel()
 	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return held(), nil }}
-	h := serve(t, exhook.Config{Budget: time.Hour, Drain: 20 * time.Millisecond}, j)
+	h := serve(t, exhook.Config{Budget: 2 * patience, Drain: 20 * time.Millisecond}, j)
 	b := dial(t, h, nil)
 	answered := make(chan error, 1)
 	go func() {
@@ -256,8 +256,12 @@ func TestStopEndsAfterItsDrain(t *testing.T) {
 	}()
 	eventually(t, "the event is taken", func() bool { return len(j.taken()) == 1 })
 	h.stop()
+	before := time.Now()
 	if err := <-answered; err == nil {
 		t.Error("a call was answered whose event is not durable")
+	}
+	if took := time.Since(before); took > patience/2 {
+		t.Errorf("the call was held for %v after the drain", took)
 	}
 }
 
