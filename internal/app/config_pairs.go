@@ -84,6 +84,12 @@ func (s Source) sight() []pipeline.Hook {
 	}
 }
 
+// mapsReplays reports whether the source tells of which message a replay was that a client has acknowledged. A broker's own id of
+// the replay does not.
+func (s Source) mapsReplays() bool {
+	return s.Embedded != nil || s.MQTT != nil && s.MQTT.Decode == decodeEMQX
+}
+
 // sees reports whether some source tells the hook's events.
 func (c Config) sees(h pipeline.Hook) bool {
 	return c.has(func(s Source) bool { return slices.Contains(s.sight(), h) })

@@ -169,8 +169,8 @@ func (c Config) checkDelivery(faults *Faults) {
 	case d.Evidence != "broker" || len(c.Sources) == 0:
 	case !c.sees(pipeline.MessageAcked):
 		faults.add("delivery.evidence", "no source tells of acks, so that nothing would ever count as delivered: use puback")
-	case !embedded && c.has(func(s Source) bool { return s.Exhook != nil }):
-		faults.add("delivery.evidence", "exhook tells acks of replays by an id of the broker's own, so that no replay would ever count as delivered: use puback")
+	case !c.has(Source.mapsReplays) && c.has(func(s Source) bool { return s.Exhook != nil }):
+		faults.add("delivery.evidence", "exhook tells acks of replays by an id of the broker's own, so that no replay would ever count as delivered: use puback, or a source with decode: emqx beside it")
 	}
 	rules, _ := c.expand()
 	for _, p := range rules {
