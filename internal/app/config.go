@@ -97,7 +97,7 @@ type EmbeddedSource struct {
 type ExhookSource struct {
 	Listen string        `yaml:"listen" need:"true" doc:"The address that the brokers call."`
 	TLS    ListenTLS     `yaml:"tls" doc:"TLS for the brokers."`
-	Budget time.Duration `yaml:"budget" min:"100ms" max:"1m" doc:"How long a call waits for its event to be durable. Then it is answered as failed, and counted as a gap. It must be less than the broker's request_timeout, which is 5s."`
+	Budget time.Duration `yaml:"budget" min:"100ms" max:"1m" doc:"How long a call waits for its event to be durable. Then it is answered as failed, and counted as a gap. It must be less than the broker's request_timeout, 5s by default."`
 	Node   string        `yaml:"node" doc:"The broker's name in events and client rows; empty = the node that each call names."`
 }
 
