@@ -5,8 +5,10 @@ TOOL      = $(GO) tool -modfile=tools/go.mod
 SERVERS   = $(GO) run ./internal/stack/servers
 FUZZTIME ?= 1m
 BENCH    ?= .
-# Servers that are stopped under load tell little beside other tests, so these run one by one.
-OUTAGES   = RESTANTE_OUTAGES=1 $(GO) test -race -count=1 -parallel=1 -p=1 -timeout $(if $(RESTANTE_SOAK),2h,12m) -run "LeaderThatDies|OutlivesItsLeader|StoreThatIsAway|SinkThatIsDown" ./internal/e2e/ ./internal/stack/
+# Servers that are stopped under load tell little beside all the other tests, so these run before them.
+OUTAGES   = RESTANTE_OUTAGES=1 $(GO) test -race -count=1 -p=1 -timeout $(if $(RESTANTE_SOAK),2h,12m)
+STORES    = -run "StoreThatIsAway|SinkThatIsDown" ./internal/e2e/
+LEADERS   = -run "LeaderThatDies|OutlivesItsLeader" ./internal/e2e/ ./internal/stack/
 
 .DEFAULT_GOAL := help
 .PHONY: help build test race outages servers vet lint fmt proto vuln fuzz bench soak check
@@ -17,15 +19,15 @@ help: ## List the targets.
 build: ## Build the commands into bin/.
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
-test: ## Run every test once, with the race detector, in a random order; before them the outages, and the simulation in full.
+test: ## Run every test once, with the race detector, in a random order; before them the stores' outages, and the simulation in full.
 	$(GO) test ./internal/sim
-	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) && $(GO) test -race -shuffle=on -timeout 14m ./...'
+	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) $(STORES) && $(GO) test -race -shuffle=on -timeout 14m ./...'
 
 race: ## Hunt for races: run every test three times over, each time in another order.
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
 
 outages: ## Stop stores and Kafka's leaders under load for 10 s each; RESTANTE_SOAK=1 for long. Needs a quiet machine.
-	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) -v'
+	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) -v -parallel=1 $(STORES) && $(OUTAGES) -v -parallel=1 $(LEADERS)'
 
 servers: ## Start Kafka, Cassandra and DynamoDB Local for work by hand; Ctrl-C stops them.
 	@$(SERVERS)
