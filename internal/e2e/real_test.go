@@ -285,9 +285,16 @@ func long(short, soak time.Duration) time.Duration {
 	return short
 }
 
-// times checks that a process wrote a text to its log exactly so many times.
+// times checks that a process wrote texts to its log, on one line, exactly so many times.
 func times(t *testing.T, p *e2etest.Process, n int, texts ...string) {
 	t.Helper()
+	if got := said(p, texts...); got != n {
+		t.Errorf("the log says %q %d times, want %d", texts, got, n)
+	}
+}
+
+// said is how many lines of a process's log have all the texts.
+func said(p *e2etest.Process, texts ...string) int {
 	got := 0
 line:
 	for line := range strings.Lines(p.Log()) {
@@ -298,9 +305,7 @@ line:
 		}
 		got++
 	}
-	if got != n {
-		t.Errorf("the log says %q %d times, want %d", texts, got, n)
-	}
+	return got
 }
 
 // outage skips a test that stops servers under load for a while, unless it is asked for: several of them need a quiet machine.
