@@ -15,14 +15,20 @@ import (
 // leader is the node that leads most partitions of mqtt.messages that have records.
 func (w *world) leader(nodes stack.Cluster) *stack.Server {
 	w.t.Helper()
-	meta, err := w.client().Metadata(w.t.Context(), &kafka.MetadataRequest{Topics: []string{w.name + ".messages"}})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	ends, _, err := w.ends(w.t.Context(), "messages", w.group("nobody"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	var meta *kafka.MetadataResponse
+	var ends map[int]int64
+	var err error
+	defer func() {
+		if w.t.Failed() {
+			w.t.Logf("last error: %v", err)
+		}
+	}()
+	e2etest.Await(w.t, patience, "all partitions have a leader that knows its end", func() bool { // one that was elected right now does not
+		if meta, err = w.client().Metadata(w.t.Context(), &kafka.MetadataRequest{Topics: []string{w.name + ".messages"}}); err == nil {
+			ends, _, err = w.ends(w.t.Context(), "messages", w.group("nobody"))
+		}
+		return err == nil
+	})
 	var busiest kafka.Partition
 	for _, p := range meta.Topics[0].Partitions {
 		if len(p.Replicas) != 3 {
