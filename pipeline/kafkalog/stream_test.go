@@ -261,11 +261,13 @@ func TestAnErrorIsNeverNoneCommitted(t *testing.T) {
 				f.Topic = topic
 			}
 			h := c.Fault(f)
-			if got, err := l.Committed(within(t, 300*time.Millisecond), "g", topic, 0, 2); err == nil {
-				t.Errorf("%v (top %v): %v", e, top, got)
-			}
-			if h.Hits() == 0 {
-				t.Errorf("%v (top %v) was not met", e, top)
+			for limit := soon(t); h.Hits() == 0; { // a busy machine may not come so far at once
+				if got, err := l.Committed(within(t, 300*time.Millisecond), "g", topic, 0, 2); err == nil {
+					t.Errorf("%v (top %v): %v", e, top, got)
+				}
+				if limit.Err() != nil {
+					t.Fatalf("%v (top %v) was not met", e, top)
+				}
 			}
 			h.Remove()
 		}
