@@ -102,7 +102,7 @@ func TestSeed1(t *testing.T) {
 	}
 	wantLines(t, out, `ok +configuration`, `FAILED +kafka `+kafka+`: .*messages is missing.*dead is missing.*run "restante migrate"`,
 		`ok +sink history, server `+server, ` +Cassandra 5\.[0-9.]+ in data center datacenter1`,
-		`FAILED +sink history: .*mqtt_client.*run "restante migrate"`, `FAILED +mqtt mqtt://`+broker+`: .*refused`)
+		`FAILED +sink history: .*mqtt_client.*run "restante migrate"`, `FAILED +mqtt mqtt://`+broker+`: .*refused: start the broker.*`)
 	if code, out = w.restante("migrate", "-c", config); code != 0 || !strings.Contains(out, "mqtt_client") || strings.Contains(out, ".acked") {
 		t.Errorf("migrate: exit code %d:\n%s", code, out)
 	}
