@@ -12,23 +12,64 @@ import (
 // Coalesce merges ops of one row into one, so that a batch holds at most one op a row. The order of the first op of each row
 // is kept. from[i] lists the indexes in ops that went into merged[i], ascending.
 func Coalesce(ops []Op) (merged []Op, from [][]int) {
-	at := make(map[row]int, len(ops))
+	at := makeRows(len(ops))
 	merged = make([]Op, 0, len(ops))
 	from = make([][]int, 0, len(ops))
 	first := make([]int, len(ops)) // what from begins with, in one piece
 	for i, o := range ops {
-		r := rowOf(o)
-		if j, ok := at[r]; ok {
+		if j := at.place(o, len(merged)); j < len(merged) {
 			merged[j] = Merge(merged[j], o)
 			from[j] = append(from[j], i)
 			continue
 		}
-		at[r] = len(merged)
 		merged = append(merged, o)
 		first[i] = i
 		from = append(from, first[i:i+1:i+1])
 	}
 	return merged, from
+}
+
+// rows finds the place of a row. Nearly all are messages, and an id nearly always has one topic: those are found by the id alone.
+type rows struct {
+	messages map[event.ID]message
+	others   map[row]int
+}
+
+type message struct {
+	topic event.Topic
+	place int
+}
+
+func makeRows(n int) rows {
+	return rows{messages: make(map[event.ID]message, n), others: map[row]int{}}
+}
+
+// place is where the op's row is, or next, where it is from now on.
+func (r rows) place(o Op, next int) int {
+	if id, topic, ok := messageOf(o); ok {
+		m, ok := r.messages[id]
+		switch {
+		case !ok:
+			r.messages[id] = message{topic, next}
+			return next
+		case m.topic == topic:
+			return m.place
+		}
+	}
+	key := rowOf(o)
+	if at, ok := r.others[key]; ok {
+		return at
+	}
+	r.others[key] = next
+	return next
+}
+
+func messageOf(o Op) (event.ID, event.Topic, bool) {
+	if p, ok := o.(PutMessage); ok {
+		return p.ID, p.Topic, true
+	}
+	d, ok := o.(DeleteMessage)
+	return d.ID, d.Topic, ok
 }
 
 // row names the same row as [Op.Row] does, without a text to be made of it.
