@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/pipeline/kafkalog"
 	"github.com/restante/restante/sinks"
@@ -141,21 +142,12 @@ func (k *backlog) bareRead(ctx context.Context, part int) (read int, err error) 
 // saveAll is the rules that keep all messages of QoS 1 and 2.
 func saveAll(b *testing.B) *pipeline.Rules {
 	b.Helper()
-	save := pipeline.Rule{Topic: filterOf(b, "#"), Action: pipeline.SaveOfflineMessages, Sink: sinkName, TTL: timeToLive}
+	save := pipeline.Rule{Topic: eventtest.Filter(b, "#"), Action: pipeline.SaveOfflineMessages, Sink: sinkName, TTL: timeToLive}
 	rules, err := pipeline.Compile(save.Expand())
 	if err != nil {
 		b.Fatal(err)
 	}
 	return rules
-}
-
-func filterOf(b *testing.B, text string) event.Filter {
-	b.Helper()
-	f, err := event.ParseFilter(text)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return f
 }
 
 // work lets one member of a new group work the backlog off into the store, and returns the cost from its assignment to the

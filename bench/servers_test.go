@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/stack"
 )
 
@@ -55,7 +56,7 @@ func messagesFor(b *testing.B, n int) []event.Event {
 	b.Helper()
 	topics := make([]event.Topic, sinkTopics)
 	for i, name := range sinkTopicNames() {
-		topics[i] = topicOf(b, name)
+		topics[i] = eventtest.Topic(b, name)
 	}
 	const span = time.Minute
 	begin := time.Now().Add(-span)
@@ -72,15 +73,6 @@ func messagesFor(b *testing.B, n int) []event.Event {
 		}
 	}
 	return events
-}
-
-func topicOf(b *testing.B, text string) event.Topic {
-	b.Helper()
-	t, err := event.ParseTopic(text)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return t
 }
 
 // newBacklog puts events into a topic of their own on the real Kafka. The caller closes its client.

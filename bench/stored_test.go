@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/stack"
 )
 
@@ -154,7 +155,7 @@ func (f *fleet) store(b *testing.B, n int) {
 		events := messagesFor(b, min(some, n-from))
 		for i, e := range events {
 			m := e.(event.Published)
-			m.Topic = topicOf(b, fmt.Sprintf("other/%d/%d", (from+i)%10, (from+i)%topics))
+			m.Topic = eventtest.Topic(b, fmt.Sprintf("other/%d/%d", (from+i)%10, (from+i)%topics))
 			events[i] = m
 		}
 		f.log.append(b, events)

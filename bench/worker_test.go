@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
@@ -92,7 +93,7 @@ func publishes(b *testing.B, acks bool) []event.Event {
 func stored(b *testing.B, store sinks.Reader) int {
 	b.Helper()
 	const most = 1 << 20
-	topics, err := store.Topics(b.Context(), filterOf(b, "#"), event.Topic{}, most)
+	topics, err := store.Topics(b.Context(), eventtest.Filter(b, "#"), event.Topic{}, most)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 )
 
 // now is ingest's clock in the golden files.
@@ -43,16 +44,16 @@ type goldenCase struct {
 
 func goldenCases(t *testing.T) []goldenCase {
 	t.Helper()
-	message := mustID(t, "000660E2BFC3B3B2F49E000001AD0001")
-	broker := mustID(t, "000660E373EA2EF2F4EB000001A40001")
+	message := eventtest.ID(t, "000660E2BFC3B3B2F49E000001AD0001")
+	broker := eventtest.ID(t, "000660E373EA2EF2F4EB000001A40001")
 	at := time.UnixMilli(1795376856413)
 	head := event.Head{ID: event.IDOf(1795376856500001, 0xA1B2C3D4E5F6, 1), Source: "restante/emqx/emqx@10.0.0.7", At: at}
 	published := event.Head{ID: message, Source: "restante/emqx/emqx@10.0.0.7", At: at}
-	topic, client := mustTopic(t, "t/1"), event.ClientID("dev 1/ü+#")
+	topic, client := eventtest.Topic(t, "t/1"), event.ClientID("dev 1/ü+#")
 	return []goldenCase{
 		{"publish", event.Published{Head: published, Topic: topic, Sender: "pub1", QoS: 1, Payload: []byte(`{"msg":"Hello, World!"}`)}},
 		{"publish_empty_retained", event.Published{Head: published, Topic: topic, QoS: 0, Retain: true, Payload: []byte{}}},
-		{"publish_binary", event.Published{Head: published, Topic: mustTopic(t, "$odd/ /é/"), Sender: "pub1", QoS: 2, Payload: []byte{0, 0xff, '\n'}}},
+		{"publish_binary", event.Published{Head: published, Topic: eventtest.Topic(t, "$odd/ /é/"), Sender: "pub1", QoS: 2, Payload: []byte{0, 0xff, '\n'}}},
 		{"publish_mqtt5", event.Published{
 			Head: published, Topic: topic, Sender: "pub1", QoS: 1, Retain: true, Payload: []byte("<a/>"), Expiry: 90 * time.Second,
 			Properties: event.Properties{
@@ -73,15 +74,15 @@ func goldenCases(t *testing.T) []goldenCase {
 		{"acked_replay_by_broker_id", event.Acked{Head: head, Topic: topic, Client: client, BrokerID: broker, Replayed: true}},
 		{"replayed", event.Replayed{Head: head, Topic: topic, Client: client, Message: message, BrokerID: broker}},
 		{"dropped", event.Dropped{Head: head, Topic: topic, Client: client, Message: message, Reason: "queue_full"}},
-		{"subscribed", event.Subscribed{Head: head, Client: client, Filter: mustFilter(t, "t/#"), QoS: 1}},
+		{"subscribed", event.Subscribed{Head: head, Client: client, Filter: eventtest.Filter(t, "t/#"), QoS: 1}},
 		{"subscribed_shared_mqtt5", event.Subscribed{
-			Head: head, Client: client, Filter: mustFilter(t, "$share/g1/t/+"), QoS: 2,
+			Head: head, Client: client, Filter: eventtest.Filter(t, "$share/g1/t/+"), QoS: 2,
 			Options: &event.SubOptions{RetainHandling: 2, RetainAsPublished: true, NoLocal: true}, New: event.Yes,
 		}},
 		{"subscribed_again", event.Subscribed{
-			Head: head, Client: client, Filter: mustFilter(t, "t/1"), QoS: 0, Options: &event.SubOptions{}, New: event.No,
+			Head: head, Client: client, Filter: eventtest.Filter(t, "t/1"), QoS: 0, Options: &event.SubOptions{}, New: event.No,
 		}},
-		{"unsubscribed", event.Unsubscribed{Head: head, Client: client, Filter: mustFilter(t, "t/#")}},
+		{"unsubscribed", event.Unsubscribed{Head: head, Client: client, Filter: eventtest.Filter(t, "t/#")}},
 		{"connected", event.Connected{Head: head, Client: client, ExpiryInterval: -1}},
 		{"connected_all", event.Connected{
 			Head: head, Client: client, ConnectedAt: at, CleanStart: event.No, SessionPresent: event.Yes, ExpiryInterval: 2 * time.Hour,
@@ -95,7 +96,7 @@ func goldenCases(t *testing.T) []goldenCase {
 			Head: head, Client: client, Reason: "normal", ConnectedAt: at.Add(-time.Hour), DisconnectedAt: at,
 		}},
 		{"continued", event.ReplayContinued{
-			Head: head, Client: client, Filter: mustFilter(t, "t/#"), QoS: 1, Bound: message, Subscribe: 4711, Slice: 3, Rule: "history t/#",
+			Head: head, Client: client, Filter: eventtest.Filter(t, "t/#"), QoS: 1, Bound: message, Subscribe: 4711, Slice: 3, Rule: "history t/#",
 		}},
 	}
 }
@@ -223,7 +224,7 @@ func TestEncodingIsPinnedByGoldenFiles(t *testing.T) {
 
 func TestEventTimeMayBeFiveMinutesOffTheRecords(t *testing.T) {
 	t.Parallel()
-	e := event.Unsubscribed{Head: event.Head{ID: event.IDOf(1, 1, 1), Source: "restante/x"}, Client: "c", Filter: mustFilter(t, "a")}
+	e := event.Unsubscribed{Head: event.Head{ID: event.IDOf(1, 1, 1), Source: "restante/x"}, Client: "c", Filter: eventtest.Filter(t, "a")}
 	for _, c := range []struct {
 		sentence string
 		at       time.Time

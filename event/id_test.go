@@ -10,16 +10,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 )
-
-func mustID(tb testing.TB, s string) event.ID {
-	tb.Helper()
-	id, err := event.ParseID(s)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return id
-}
 
 // Ids as EMQX's releases wrote them. Both seed ids must lie in the second of the arrived column beside them.
 func TestIDsOfEMQXDecodeToTheirTime(t *testing.T) {
@@ -47,7 +39,7 @@ func TestIDsOfEMQXDecodeToTheirTime(t *testing.T) {
 			"2026-11-22T19:47:36.413106Z", 1795376856,
 		},
 	} {
-		id := mustID(t, c.hex)
+		id := eventtest.ID(t, c.hex)
 		if got := id.Time().UTC().Format(time.RFC3339Nano); got != c.at {
 			t.Errorf("%s: time is %s, want %s", c.origin, got, c.at)
 		}
@@ -117,7 +109,7 @@ func TestParseBase62Refuses(t *testing.T) {
 
 func TestWithTimeKeepsNodeAndSequence(t *testing.T) {
 	t.Parallel()
-	id := mustID(t, "000660E2BFC3B3B2F49E000001AD0001")
+	id := eventtest.ID(t, "000660E2BFC3B3B2F49E000001AD0001")
 	at := time.UnixMicro(1_562_308_553_981_613)
 	if got, want := id.WithTime(at).String(), "00058CE94E63BEADF49E000001AD0001"; got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -169,7 +161,7 @@ func TestBeforeIsTheNextSmallerID(t *testing.T) {
 		"000660E2BFC3B3B2F49E000001AD0001": "000660E2BFC3B3B2F49E000001AD0000",
 		"00000000000000000000000000000001": "00000000000000000000000000000000",
 	} {
-		if got := mustID(t, text).Before().String(); got != want {
+		if got := eventtest.ID(t, text).Before().String(); got != want {
 			t.Errorf("before %s is %s, want %s", text, got, want)
 		}
 	}

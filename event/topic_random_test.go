@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 )
 
 // levels draws topic or filter levels from a small alphabet, so that matches are frequent.
@@ -120,8 +121,8 @@ func TestOverlapsMeansThatATopicMatchesBoth(t *testing.T) {
 			}
 		}
 	}
-	grow(nil, 3, []string{"a", "", "$a", "+", "#"}, func(s string) { filters = append(filters, mustFilter(t, s)) })
-	grow(nil, 4, []string{"a", "", "$a"}, func(s string) { topics = append(topics, mustTopic(t, s)) })
+	grow(nil, 3, []string{"a", "", "$a", "+", "#"}, func(s string) { filters = append(filters, eventtest.Filter(t, s)) })
+	grow(nil, 4, []string{"a", "", "$a"}, func(s string) { topics = append(topics, eventtest.Topic(t, s)) })
 	matched := make([][]bool, len(filters))
 	for i, f := range filters {
 		matched[i] = make([]bool, len(topics))

@@ -5,25 +5,8 @@ import (
 	"testing"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 )
-
-func mustTopic(tb testing.TB, s string) event.Topic {
-	tb.Helper()
-	topic, err := event.ParseTopic(s)
-	if err != nil {
-		tb.Fatalf("ParseTopic(%q): %v", s, err)
-	}
-	return topic
-}
-
-func mustFilter(tb testing.TB, s string) event.Filter {
-	tb.Helper()
-	f, err := event.ParseFilter(s)
-	if err != nil {
-		tb.Fatalf("ParseFilter(%q): %v", s, err)
-	}
-	return f
-}
 
 // The examples of MQTT 3.1.1 and 5.0 §4.7 and of 5.0 §4.8.2, each by what the specification says with it.
 func TestMatchAgreesWithTheSpecificationsExamples(t *testing.T) {
@@ -114,14 +97,14 @@ func TestMatchAgreesWithTheSpecificationsExamples(t *testing.T) {
 		{"§4.8.2 and §4.7.2: a shared # takes no $-topics", "$share/g/#", []string{"a"}, []string{"$SYS/a"}},
 		{"§4.8.2: $share without a share behind it is an ordinary level", "$share", []string{"$share"}, []string{"share"}},
 	} {
-		f := mustFilter(t, c.filter)
+		f := eventtest.Filter(t, c.filter)
 		for _, s := range c.matches {
-			if !f.Match(mustTopic(t, s)) {
+			if !f.Match(eventtest.Topic(t, s)) {
 				t.Errorf("%s: %q does not match %q", c.sentence, c.filter, s)
 			}
 		}
 		for _, s := range c.not {
-			if f.Match(mustTopic(t, s)) {
+			if f.Match(eventtest.Topic(t, s)) {
 				t.Errorf("%s: %q matches %q", c.sentence, c.filter, s)
 			}
 		}
@@ -231,8 +214,8 @@ func TestZeroTopicAndFilterMatchNothing(t *testing.T) {
 	t.Parallel()
 	var f event.Filter
 	var topic event.Topic
-	all := mustFilter(t, "#")
-	if f.Match(mustTopic(t, "a")) || all.Match(topic) || f.Match(topic) || f.Overlaps(all) || all.Overlaps(f) {
+	all := eventtest.Filter(t, "#")
+	if f.Match(eventtest.Topic(t, "a")) || all.Match(topic) || f.Match(topic) || f.Overlaps(all) || all.Overlaps(f) {
 		t.Error("a zero value matches")
 	}
 	if _, ok := f.Exact(); ok {
@@ -243,7 +226,7 @@ func TestZeroTopicAndFilterMatchNothing(t *testing.T) {
 func TestExactNamesTheOneTopicOfAFilter(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{"t/1": "t/1", "$share/g/t/1": "t/1", "/": "/", "t/+": "", "#": "", "$share/g/t/#": ""} {
-		got, ok := mustFilter(t, text).Exact()
+		got, ok := eventtest.Filter(t, text).Exact()
 		if got.String() != want || ok != (want != "") {
 			t.Errorf("Exact of %q = %q, %v, want %q", text, got, ok, want)
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/mqtt"
 )
 
@@ -76,7 +77,7 @@ func TestPlainMakesASubscribeOfAFetch(t *testing.T) {
 			t.Fatalf("%s: got %v, %v", topic, events, err)
 		}
 		s, ok := events[0].(event.Subscribed)
-		if !ok || s.Client != want || s.Filter.String() != filterOf(t, "$share/g/t/+").String() || s.QoS != 1 {
+		if !ok || s.Client != want || s.Filter.String() != eventtest.Filter(t, "$share/g/t/+").String() || s.QoS != 1 {
 			t.Errorf("%s: got %#v", topic, events[0])
 		}
 	}

@@ -11,34 +11,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
 )
 
-func topicOf(t *testing.T, s string) event.Topic {
-	t.Helper()
-	topic, err := event.ParseTopic(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topic
-}
-
-func filterOf(t *testing.T, s string) event.Filter {
-	t.Helper()
-	f, err := event.ParseFilter(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
 func outgo(t *testing.T, topic, payload string) pipeline.Outgo {
 	t.Helper()
 	now := time.Now()
 	return pipeline.Outgo{QoS: 1, Remaining: 4, Message: sinks.Message{
-		ID: event.IDOf(now.UnixMicro(), 9, 1), Topic: topicOf(t, topic), QoS: 1, Payload: []byte(payload), Arrived: now,
+		ID: event.IDOf(now.UnixMicro(), 9, 1), Topic: eventtest.Topic(t, topic), QoS: 1, Payload: []byte(payload), Arrived: now,
 	}}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/mqtttest"
@@ -23,7 +24,7 @@ func startSource(t *testing.T, s mqtt.Server, j *journal, change ...func(*mqtt.S
 	t.Helper()
 	c = &counts{}
 	cfg := mqtt.SourceConfig{
-		Server: s, Prefix: "own-", Filters: []event.Filter{filterOf(t, "#")}, Decoder: plain(t), Drain: patience / 2, Count: c.add,
+		Server: s, Prefix: "own-", Filters: []event.Filter{eventtest.Filter(t, "#")}, Decoder: plain(t), Drain: patience / 2, Count: c.add,
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -347,7 +348,7 @@ func TestConnectionsShareAFilterByTheirGroup(t *testing.T) {
 	b := startBroker(t, "127.0.0.1:0")
 	j := &journal{}
 	startSource(t, b.server(), j, func(c *mqtt.SourceConfig) {
-		c.Connections, c.Group, c.Filters = 3, "g", []event.Filter{filterOf(t, "t/#")}
+		c.Connections, c.Group, c.Filters = 3, "g", []event.Filter{eventtest.Filter(t, "t/#")}
 	})
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 60))
 	await[event.Published](t, j, 60)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 )
@@ -69,7 +70,7 @@ func (b *broker) ack(d delivery) {
 	b.mu.Lock()
 	b.flight[d.To]--
 	b.mu.Unlock()
-	b.s.put(event.Acked{Head: b.s.head(), Topic: topicOf(b.s.t, d.Topic), Client: d.To, Message: d.id, Replayed: true})
+	b.s.put(event.Acked{Head: b.s.head(), Topic: eventtest.Topic(b.s.t, d.Topic), Client: d.To, Message: d.id, Replayed: true})
 }
 
 func (b *broker) deliveries() []delivery {
@@ -145,7 +146,7 @@ func (s *stack) keep(topic, payload string) event.Published {
 }
 
 func (s *stack) subscribe(client event.ClientID, filter string) {
-	s.put(event.Subscribed{Head: s.head(), Client: client, Filter: filterOf(s.t, filter), QoS: 1})
+	s.put(event.Subscribed{Head: s.head(), Client: client, Filter: eventtest.Filter(s.t, filter), QoS: 1})
 }
 
 func (s *stack) replayerAt() int64 {

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -68,7 +69,7 @@ func TestWhatAnotherReplayGaveUpIsSentByTheOneThatIsLeft(t *testing.T) {
 			t.Errorf("while it is on its way (-want +got):\n%s", diff)
 		}
 		b.behave(nil)
-		s.put(event.Unsubscribed{Head: s.head(), Client: "c", Filter: filterOf(t, "t/1")})
+		s.put(event.Unsubscribed{Head: s.head(), Client: "c", Filter: eventtest.Filter(t, "t/1")})
 		time.Sleep(time.Second)
 		if diff := cmp.Diff([]string{"a", "a"}, b.payloads("c")); diff != "" {
 			t.Errorf("after its replay was cancelled (-want +got):\n%s", diff)

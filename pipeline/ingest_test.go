@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 )
@@ -76,11 +77,11 @@ func (in *intake) accept(t *testing.T, e event.Event) pipeline.Receipt {
 }
 
 func (in *intake) message(topic, payload string) event.Published {
-	return event.Published{Topic: topicOf(in.s.t, topic), Sender: "pub", QoS: 1, Payload: []byte(payload)}
+	return event.Published{Topic: eventtest.Topic(in.s.t, topic), Sender: "pub", QoS: 1, Payload: []byte(payload)}
 }
 
 func (in *intake) session(client event.ClientID) event.Subscribed {
-	return event.Subscribed{Client: client, Filter: filterOf(in.s.t, "t/1"), QoS: 1}
+	return event.Subscribed{Client: client, Filter: eventtest.Filter(in.s.t, "t/1"), QoS: 1}
 }
 
 func isDone(r pipeline.Receipt) bool {
@@ -133,7 +134,7 @@ func TestTheCopyOfAnAckFollowsItsOriginal(t *testing.T) {
 		in := startIngest(s)
 		in.slowDown(topics.Messages, 10*time.Second)
 		in.slowDown(topics.Sessions, 10*time.Second)
-		r := in.accept(t, event.Acked{Topic: topicOf(t, "t/1"), Client: "c", Message: s.head().ID, Replayed: true})
+		r := in.accept(t, event.Acked{Topic: eventtest.Topic(t, "t/1"), Client: "c", Message: s.head().ID, Replayed: true})
 		var seen []string
 		for range 3 {
 			seen = append(seen, fmt.Sprint(s.held(topics.Messages, 1), s.held(topics.Sessions, 1), isDone(r)))
@@ -142,7 +143,7 @@ func TestTheCopyOfAnAckFollowsItsOriginal(t *testing.T) {
 		if diff := cmp.Diff([]string{"0 0 false", "1 0 false", "1 1 true"}, seen); diff != "" {
 			t.Error(diff)
 		}
-		r = in.accept(t, event.Acked{Topic: topicOf(t, "t/1"), Client: "c", Message: s.head().ID})
+		r = in.accept(t, event.Acked{Topic: eventtest.Topic(t, "t/1"), Client: "c", Message: s.head().ID})
 		time.Sleep(30 * time.Second)
 		if !isDone(r) || s.held(topics.Messages, 1) != 2 || s.held(topics.Sessions, 1) != 1 {
 			t.Error("the ack of a live delivery in queue mode goes to messages only")
@@ -155,7 +156,7 @@ func TestAWatchedAckGoesToBothTopics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStack(t, 1, ruleSets(t)["pubsub"]...)
 		in := startIngest(s)
-		in.accept(t, event.Acked{Topic: topicOf(t, "t/1"), Client: "c", Message: s.head().ID})
+		in.accept(t, event.Acked{Topic: eventtest.Topic(t, "t/1"), Client: "c", Message: s.head().ID})
 		time.Sleep(time.Second)
 		if s.held(topics.Messages, 1) != 1 || s.held(topics.Sessions, 1) != 1 {
 			t.Error("the ack of a pub/sub topic goes to messages and sessions")
@@ -209,7 +210,7 @@ func TestWhatIsNotWantedIsCountedAndAcknowledged(t *testing.T) {
 			"QoS 0":                    {qos0, "no_rule"},
 			"a message of ours":        {own, "own_client"},
 			"a subscribe of ours":      {in.session("restante-ingest-0"), "own_client"},
-			"an ack of ours":           {event.Acked{Topic: topicOf(t, "t/1"), Client: "restante-x", Message: s.head().ID}, "own_client"},
+			"an ack of ours":           {event.Acked{Topic: eventtest.Topic(t, "t/1"), Client: "restante-x", Message: s.head().ID}, "own_client"},
 			"a disconnect of ours":     {event.Disconnected{Client: "restante-x"}, "own_client"},
 			"what the source refuses":  {nil, "invalid"},
 			"another that it refuses ": {nil, "own_client"},
@@ -312,7 +313,7 @@ func TestWhatIsInsideAcceptAtTheEndIsTakenOrRefused(t *testing.T) {
 		}
 		fate := make(chan error, 1)
 		go func() {
-			r, err := in.Accept(t.Context(), event.Acked{Topic: topicOf(t, "t/1"), Client: "c", Message: s.head().ID, Replayed: true})
+			r, err := in.Accept(t.Context(), event.Acked{Topic: eventtest.Topic(t, "t/1"), Client: "c", Message: s.head().ID, Replayed: true})
 			if err == nil {
 				err = pipeline.Wait(t.Context(), r)
 			}

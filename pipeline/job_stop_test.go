@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 )
@@ -26,7 +27,7 @@ func TestTheCommitIsTheLowestUnfinishedOffset(t *testing.T) {
 			}
 			return 0
 		})
-		s.put(event.Unsubscribed{Head: s.head(), Client: "x", Filter: filterOf(t, "y")})
+		s.put(event.Unsubscribed{Head: s.head(), Client: "x", Filter: eventtest.Filter(t, "y")})
 		s.subscribe("a", "t/1") // offset 1
 		s.subscribe("b", "t/2")
 		time.Sleep(10 * time.Second)
@@ -153,7 +154,7 @@ func TestAFencedOwnerEndsEvenWhenAReplayCannot(t *testing.T) {
 		}, nil)
 		time.Sleep(time.Second)
 		s.keep("t/1", "a")
-		s.put(event.Unsubscribed{Head: s.head(), Client: "x", Filter: filterOf(t, "y")})
+		s.put(event.Unsubscribed{Head: s.head(), Client: "x", Filter: eventtest.Filter(t, "y")})
 		s.subscribe("c", "t/1")
 		fence.Store(true)
 		time.Sleep(10 * time.Second)

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -126,10 +127,10 @@ func TestWhatEndsAReplay(t *testing.T) {
 			s.put(event.Disconnected{Head: head(s, time.Minute), Client: "c", Reason: "normal"})
 		}, false},
 		"it unsubscribes": {func(s *stack) {
-			s.put(event.Unsubscribed{Head: s.head(), Client: "c", Filter: filterOf(s.t, "t/1")})
+			s.put(event.Unsubscribed{Head: s.head(), Client: "c", Filter: eventtest.Filter(s.t, "t/1")})
 		}, true},
 		"it unsubscribes from something else": {func(s *stack) {
-			s.put(event.Unsubscribed{Head: s.head(), Client: "c", Filter: filterOf(s.t, "t/+")})
+			s.put(event.Unsubscribed{Head: s.head(), Client: "c", Filter: eventtest.Filter(s.t, "t/+")})
 		}, false},
 		"it connects anew": {func(s *stack) {
 			s.put(event.Connected{Head: s.head(), Client: "c", ConnectedAt: time.Now()})
@@ -380,8 +381,8 @@ func TestParkedClientsDoNotKeepOthersOut(t *testing.T) {
 func TestALastLookFollowsAfterSettle(t *testing.T) {
 	t.Parallel()
 	story(t, nil, func(r *pipeline.Replayer) { r.Limits.Settle, r.Limits.ClockSkew = 10*time.Second, 2*time.Second }, func(t *testing.T, s *stack, b *broker) {
-		late := event.Published{Head: s.head(), Topic: topicOf(t, "t/1"), QoS: 1, Payload: []byte("late")}
-		again := event.Published{Head: s.head(), Topic: topicOf(t, "t/1"), QoS: 1, Payload: []byte("later")}
+		late := event.Published{Head: s.head(), Topic: eventtest.Topic(t, "t/1"), QoS: 1, Payload: []byte("late")}
+		again := event.Published{Head: s.head(), Topic: eventtest.Topic(t, "t/1"), QoS: 1, Payload: []byte("later")}
 		s.subscribe("c", "t/1")
 		time.Sleep(5 * time.Second)
 		s.subscribe("c", "t/1")

@@ -12,30 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
 )
 
 // t0 is the time of the messages and events of the tables.
 var t0 = time.UnixMilli(1_700_000_000_000)
-
-func filterOf(t testing.TB, s string) event.Filter {
-	t.Helper()
-	f, err := event.ParseFilter(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
-func topicOf(t testing.TB, s string) event.Topic {
-	t.Helper()
-	topic, err := event.ParseTopic(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topic
-}
 
 func compile(t testing.TB, rules ...pipeline.Rule) *pipeline.Rules {
 	t.Helper()
@@ -49,7 +32,7 @@ func compile(t testing.TB, rules ...pipeline.Rule) *pipeline.Rules {
 // queueRules are the three rules of save_offline_messages.
 func queueRules(t testing.TB, filter string, change func(*pipeline.Rule)) []pipeline.Rule {
 	t.Helper()
-	r := pipeline.Rule{Topic: filterOf(t, filter), Action: pipeline.SaveOfflineMessages, Sink: "s"}
+	r := pipeline.Rule{Topic: eventtest.Filter(t, filter), Action: pipeline.SaveOfflineMessages, Sink: "s"}
 	if change != nil {
 		change(&r)
 	}
@@ -61,7 +44,7 @@ func ruleSets(t testing.TB) map[string][]pipeline.Rule {
 	one := func(h pipeline.Hook, topic string, a pipeline.Action) pipeline.Rule {
 		r := pipeline.Rule{Hook: h, Action: a, Sink: "s"}
 		if topic != "" {
-			r.Topic = filterOf(t, topic)
+			r.Topic = eventtest.Filter(t, topic)
 		}
 		return r
 	}
@@ -109,14 +92,14 @@ func planTable(t testing.TB) []struct {
 	t.Helper()
 	publish := func(topic, payload string, qos event.QoS, retain bool, expiry time.Duration) event.Published {
 		return event.Published{
-			Head: at(0, 5), Topic: topicOf(t, topic), Sender: "pub", QoS: qos, Retain: retain, Payload: []byte(payload), Expiry: expiry,
+			Head: at(0, 5), Topic: eventtest.Topic(t, topic), Sender: "pub", QoS: qos, Retain: retain, Payload: []byte(payload), Expiry: expiry,
 		}
 	}
 	ack := func(client event.ClientID, topic string, ms, micros int64) event.Acked {
-		return event.Acked{Head: at(ms, micros), Topic: topicOf(t, topic), Client: client, Message: at(0, 5).ID}
+		return event.Acked{Head: at(ms, micros), Topic: eventtest.Topic(t, topic), Client: client, Message: at(0, 5).ID}
 	}
 	subscribe := func(client event.ClientID, filter string, qos event.QoS) event.Subscribed {
-		return event.Subscribed{Head: at(1000, 1), Client: client, Filter: filterOf(t, filter), QoS: qos}
+		return event.Subscribed{Head: at(1000, 1), Client: client, Filter: eventtest.Filter(t, filter), QoS: qos}
 	}
 	early := at(0, 0).At
 	type row = struct {
@@ -139,7 +122,7 @@ func planTable(t testing.TB) []struct {
 		{"queue", "ack is stamped with its own µs", ack("c", "t/1", 2000, 9)},
 		{"queue", "ack minted before its message is stamped T+1", ack("c", "t/1", -2000, 9)},
 		{"queue", "ack by one of ours", ack("restante-replay-0", "t/1", 2000, 9)},
-		{"queue", "ack that knows the broker's id only", event.Acked{Head: at(1, 1), Topic: topicOf(t, "t/1"), Client: "c", BrokerID: at(0, 9).ID}},
+		{"queue", "ack that knows the broker's id only", event.Acked{Head: at(1, 1), Topic: eventtest.Topic(t, "t/1"), Client: "c", BrokerID: at(0, 9).ID}},
 		{"queue", "ack elsewhere", ack("c", "u/1", 2000, 9)},
 		{"queue ignore dash-*", "ack by an ignored client", ack("dash-board/1", "t/1", 2000, 9)},
 		{"queue ignore dash-*", "ack by another ignored client", ack("a-b-b-c", "t/1", 2000, 9)},
@@ -175,17 +158,17 @@ func planTable(t testing.TB) []struct {
 		{"queue addressee", "a wildcard replays by default", subscribe("dev1", "t/#", 1)},
 		{"queue newest 5 2h", "subscribe", subscribe("c", "t/1", 1)},
 		{"queue wildcards", "a slice goes on", event.ReplayContinued{
-			Head: at(1, 1), Client: "c", Filter: filterOf(t, "t/#"), QoS: 1, Bound: at(9, 9).ID, Subscribe: 3, Slice: 1, Rule: "s t/#",
+			Head: at(1, 1), Client: "c", Filter: eventtest.Filter(t, "t/#"), QoS: 1, Bound: at(9, 9).ID, Subscribe: 3, Slice: 1, Rule: "s t/#",
 		}},
-		{"queue", "alias", event.Replayed{Head: at(1, 1), Topic: topicOf(t, "t/1"), Client: "c", Message: at(0, 1).ID, BrokerID: at(0, 2).ID}},
-		{"queue", "dropped", event.Dropped{Head: at(1, 1), Topic: topicOf(t, "t/1"), Client: "c", Message: at(0, 1).ID, Reason: "queue_full"}},
+		{"queue", "alias", event.Replayed{Head: at(1, 1), Topic: eventtest.Topic(t, "t/1"), Client: "c", Message: at(0, 1).ID, BrokerID: at(0, 2).ID}},
+		{"queue", "dropped", event.Dropped{Head: at(1, 1), Topic: eventtest.Topic(t, "t/1"), Client: "c", Message: at(0, 1).ID, Reason: "queue_full"}},
 		{"pubsub", "publish is never elidable", publish("t/1", "a", 1, false, 0)},
 		{"pubsub", "subscribe", subscribe("c", "t/1", 1)},
 		{"pubsub", "wildcards by default", subscribe("c", "t/#", 1)},
 		{"pubsub", "ack moves the position at the event's µs", ack("c", "t/1", 2000, 9)},
-		{"pubsub", "unsubscribe", event.Unsubscribed{Head: at(3, 3), Client: "c", Filter: filterOf(t, "t/#")}},
+		{"pubsub", "unsubscribe", event.Unsubscribed{Head: at(3, 3), Client: "c", Filter: eventtest.Filter(t, "t/#")}},
 		{"subs", "subscribe", subscribe("c", "$share/g/t/1", 2)},
-		{"subs", "unsubscribe", event.Unsubscribed{Head: at(3, 3), Client: "c", Filter: filterOf(t, "t/#")}},
+		{"subs", "unsubscribe", event.Unsubscribed{Head: at(3, 3), Client: "c", Filter: eventtest.Filter(t, "t/#")}},
 		{"clients", "connected", event.Connected{Head: at(5, 5), Client: "c", ConnectedAt: early, Node: "n1", SessionPresent: event.Yes}},
 		{"clients", "connected at an unknown time", event.Connected{Head: at(5, 5), Client: "c", SessionPresent: event.No}},
 		{"clients", "session unknown", event.Connected{Head: at(5, 5), Client: "c", ConnectedAt: early}},
@@ -341,9 +324,9 @@ func TestAReplaySelectsWhatIsPendingAndAddressed(t *testing.T) {
 		},
 		"only what is stored as pending": {
 			[]pipeline.Rule{
-				{Hook: pipeline.MessagePublish, Topic: filterOf(t, "t/#"), Action: pipeline.OnMessagePublish, Sink: "s"},
-				{Hook: pipeline.MessagePublish, Topic: filterOf(t, "#"), Action: pipeline.OnMessageStore, Sink: "s"},
-				{Hook: pipeline.SessionSubscribed, Topic: filterOf(t, "#"), Action: pipeline.OnMessageFetchForQueue, Sink: "s", Wildcards: new(true)},
+				{Hook: pipeline.MessagePublish, Topic: eventtest.Filter(t, "t/#"), Action: pipeline.OnMessagePublish, Sink: "s"},
+				{Hook: pipeline.MessagePublish, Topic: eventtest.Filter(t, "#"), Action: pipeline.OnMessageStore, Sink: "s"},
+				{Hook: pipeline.SessionSubscribed, Topic: eventtest.Filter(t, "#"), Action: pipeline.OnMessageFetchForQueue, Sink: "s", Wildcards: new(true)},
 			},
 			"c", "#",
 			[]string{"t/1"},
@@ -351,8 +334,8 @@ func TestAReplaySelectsWhatIsPendingAndAddressed(t *testing.T) {
 		},
 		"of its own sink": {
 			[]pipeline.Rule{
-				{Hook: pipeline.MessagePublish, Topic: filterOf(t, "#"), Action: pipeline.OnMessagePublish, Sink: "other"},
-				{Hook: pipeline.SessionSubscribed, Topic: filterOf(t, "#"), Action: pipeline.OnMessageFetchForQueue, Sink: "s"},
+				{Hook: pipeline.MessagePublish, Topic: eventtest.Filter(t, "#"), Action: pipeline.OnMessagePublish, Sink: "other"},
+				{Hook: pipeline.SessionSubscribed, Topic: eventtest.Filter(t, "#"), Action: pipeline.OnMessageFetchForQueue, Sink: "s"},
 			},
 			"c", "t/1",
 			nil,
@@ -362,17 +345,17 @@ func TestAReplaySelectsWhatIsPendingAndAddressed(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := compile(t, c.rules...).Plan(event.Subscribed{Head: at(0, 0), Client: event.ClientID(c.client), Filter: filterOf(t, c.filter), QoS: 1})
+			p := compile(t, c.rules...).Plan(event.Subscribed{Head: at(0, 0), Client: event.ClientID(c.client), Filter: eventtest.Filter(t, c.filter), QoS: 1})
 			if len(p.Replays) != 1 {
 				t.Fatalf("got %d replays, want 1", len(p.Replays))
 			}
 			for _, s := range c.yes {
-				if !p.Replays[0].Selects(topicOf(t, s)) {
+				if !p.Replays[0].Selects(eventtest.Topic(t, s)) {
 					t.Errorf("%q is not selected", s)
 				}
 			}
 			for _, s := range c.no {
-				if p.Replays[0].Selects(topicOf(t, s)) {
+				if p.Replays[0].Selects(eventtest.Topic(t, s)) {
 					t.Errorf("%q is selected", s)
 				}
 			}
@@ -386,7 +369,7 @@ func TestOneSinksPlanHoldsNothingOfAnother(t *testing.T) {
 	if diff := cmp.Diff([]string{"b", "s"}, rules.Sinks()); diff != "" {
 		t.Error(diff)
 	}
-	e := event.Published{Head: at(0, 0), Topic: topicOf(t, "t/1"), QoS: 1, Payload: []byte{}}
+	e := event.Published{Head: at(0, 0), Topic: eventtest.Topic(t, "t/1"), QoS: 1, Payload: []byte{}}
 	for sink, want := range map[string]int{"s": 1, "b": 1, "c": 0} {
 		if got := len(rules.ForSink(sink)(e).Ops); got != want {
 			t.Errorf("sink %s: %d ops, want %d", sink, got, want)

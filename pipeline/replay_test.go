@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
@@ -267,7 +268,7 @@ func TestFewerThanTheNewestLeaveRoomForLateOnes(t *testing.T) {
 	t.Parallel()
 	rules := queueRules(t, "t/#", func(r *pipeline.Rule) { r.MaxReturned = 7 })
 	story(t, rules, func(r *pipeline.Replayer) { r.Limits.Settle = 10 * time.Second }, func(t *testing.T, s *stack, b *broker) {
-		late := event.Published{Head: s.head(), Topic: topicOf(t, "t/1"), QoS: 1, Payload: []byte("late")}
+		late := event.Published{Head: s.head(), Topic: eventtest.Topic(t, "t/1"), QoS: 1, Payload: []byte("late")}
 		s.keep("t/1", "a")
 		s.subscribe("c", "t/1")
 		time.Sleep(5 * time.Second)
@@ -286,7 +287,7 @@ func TestTimeRangeAndExpiryLeaveOut(t *testing.T) {
 		s.keep("t/1", "too old")
 		time.Sleep(3 * time.Hour)
 		s.keep("t/1", "in range")
-		e := event.Published{Head: s.head(), Topic: topicOf(t, "t/1"), QoS: 2, Payload: []byte("expires"), Expiry: time.Minute}
+		e := event.Published{Head: s.head(), Topic: eventtest.Topic(t, "t/1"), QoS: 2, Payload: []byte("expires"), Expiry: time.Minute}
 		s.put(e)
 		time.Sleep(2 * time.Minute)
 		s.publish("t/1", "fresh")
@@ -303,11 +304,11 @@ func TestTheQoSIsTheLowerOfTheTwo(t *testing.T) {
 	t.Parallel()
 	story(t, nil, nil, func(t *testing.T, s *stack, b *broker) {
 		for i := range 3 {
-			s.put(event.Published{Head: s.head(), Topic: topicOf(t, "t/1"), QoS: event.QoS(i), Payload: fmt.Append(nil, i)})
+			s.put(event.Published{Head: s.head(), Topic: eventtest.Topic(t, "t/1"), QoS: event.QoS(i), Payload: fmt.Append(nil, i)})
 		}
 		for _, q := range []event.QoS{2, 1, 0} {
 			b.behave(never)
-			s.put(event.Subscribed{Head: s.head(), Client: event.ClientID(fmt.Sprint("c", q)), Filter: filterOf(t, "t/1"), QoS: q})
+			s.put(event.Subscribed{Head: s.head(), Client: event.ClientID(fmt.Sprint("c", q)), Filter: eventtest.Filter(t, "t/1"), QoS: q})
 			time.Sleep(time.Second)
 		}
 		got := map[event.ClientID][]event.QoS{}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -38,14 +39,14 @@ func faults(t *testing.T, rules []pipeline.Rule) []string {
 
 func TestCompileFindsEachFaultWithIndexAndField(t *testing.T) {
 	t.Parallel()
-	publish := pipeline.Rule{Hook: pipeline.MessagePublish, Topic: filterOf(t, "t/#"), Action: pipeline.OnMessagePublish, Sink: "s"}
+	publish := pipeline.Rule{Hook: pipeline.MessagePublish, Topic: eventtest.Filter(t, "t/#"), Action: pipeline.OnMessagePublish, Sink: "s"}
 	with := func(change func(*pipeline.Rule)) pipeline.Rule {
 		r := publish
 		change(&r)
 		return r
 	}
 	fetch := func(a pipeline.Action, topic string) pipeline.Rule {
-		return pipeline.Rule{Hook: pipeline.SessionSubscribed, Topic: filterOf(t, topic), Action: a, Sink: "s"}
+		return pipeline.Rule{Hook: pipeline.SessionSubscribed, Topic: eventtest.Filter(t, topic), Action: a, Sink: "s"}
 	}
 	cases := map[string]struct {
 		rules []pipeline.Rule
@@ -69,7 +70,7 @@ func TestCompileFindsEachFaultWithIndexAndField(t *testing.T) {
 			[]string{`rules[0].topic: message.publish needs a topic filter; "#" for all`, "rules[0].sink: no sink is named"},
 		},
 		"shared": {
-			[]pipeline.Rule{with(func(r *pipeline.Rule) { r.Topic = filterOf(t, "$share/g/t/#") })},
+			[]pipeline.Rule{with(func(r *pipeline.Rule) { r.Topic = eventtest.Filter(t, "$share/g/t/#") })},
 			[]string{`rules[0].topic: "$share/g/t/#": a rule's filter cannot be shared`},
 		},
 		"negative": {
@@ -101,14 +102,14 @@ func TestCompileFindsEachFaultWithIndexAndField(t *testing.T) {
 			[]pipeline.Rule{fetch(pipeline.OnMessageFetchForQueue, "t/+"), fetch(pipeline.OnMessageFetchForPubsub, "u/#")}, nil,
 		},
 		"overlapping with different options": {
-			[]pipeline.Rule{publish, with(func(r *pipeline.Rule) { r.Topic, r.TTL = filterOf(t, "#"), time.Hour })},
+			[]pipeline.Rule{publish, with(func(r *pipeline.Rule) { r.Topic, r.TTL = eventtest.Filter(t, "#"), time.Hour })},
 			[]string{`rules[1].do: contradicts rules[0]: on_message_publish on "#" and on "t/#" of sink "s" overlap but have different options`},
 		},
 		"overlapping on another sink": {
 			[]pipeline.Rule{publish, with(func(r *pipeline.Rule) { r.Sink, r.TTL = "b", time.Hour })}, nil,
 		},
 		"overlapping with equal options": {
-			[]pipeline.Rule{publish, with(func(r *pipeline.Rule) { r.Topic = filterOf(t, "#") })}, nil,
+			[]pipeline.Rule{publish, with(func(r *pipeline.Rule) { r.Topic = eventtest.Filter(t, "#") })}, nil,
 		},
 	}
 	for name, c := range cases {
@@ -149,10 +150,10 @@ func TestWantsIsWhatSomeRuleUses(t *testing.T) {
 	queue, pubsub := compile(t, ruleSets(t)["queue"]...), compile(t, ruleSets(t)["pubsub"]...)
 	retained := compile(t, ruleSets(t)["queue and retained"]...)
 	publish := func(topic string, qos event.QoS, retain bool) event.Event {
-		return event.Published{Head: at(0, 0), Topic: topicOf(t, topic), QoS: qos, Retain: retain, Payload: []byte{}}
+		return event.Published{Head: at(0, 0), Topic: eventtest.Topic(t, topic), QoS: qos, Retain: retain, Payload: []byte{}}
 	}
 	ack := func(topic string, replayed bool) event.Event {
-		return event.Acked{Head: at(0, 0), Topic: topicOf(t, topic), Client: "c", Message: at(0, 0).ID, Replayed: replayed}
+		return event.Acked{Head: at(0, 0), Topic: eventtest.Topic(t, topic), Client: "c", Message: at(0, 0).ID, Replayed: replayed}
 	}
 	for name, c := range map[string]struct {
 		rules *pipeline.Rules
@@ -167,13 +168,13 @@ func TestWantsIsWhatSomeRuleUses(t *testing.T) {
 		"an ack":                             {queue, ack("t/1", false), true},
 		"an ack elsewhere":                   {queue, ack("u/1", false), false},
 		"an ack of a replay, anywhere":       {queue, ack("u/1", true), true},
-		"a subscribe, anywhere":              {queue, event.Subscribed{Filter: filterOf(t, "u/1")}, true},
+		"a subscribe, anywhere":              {queue, event.Subscribed{Filter: eventtest.Filter(t, "u/1")}, true},
 	} {
 		if got := c.rules.Wants(c.event); got != c.want {
 			t.Errorf("%s: got %v, want %v", name, got, c.want)
 		}
 	}
-	if queue.Watches(topicOf(t, "t/1")) || !pubsub.Watches(topicOf(t, "t/1")) || pubsub.Watches(topicOf(t, "u/1")) {
+	if queue.Watches(eventtest.Topic(t, "t/1")) || !pubsub.Watches(eventtest.Topic(t, "t/1")) || pubsub.Watches(eventtest.Topic(t, "u/1")) {
 		t.Error("only the acks of pub/sub topics are watched")
 	}
 }

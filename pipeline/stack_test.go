@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
@@ -148,7 +149,7 @@ func (s *stack) head() event.Head {
 
 // publish appends a publish at QoS 1.
 func (s *stack) publish(topic, payload string) event.Published {
-	e := event.Published{Head: s.head(), Topic: topicOf(s.t, topic), Sender: "pub", QoS: 1, Payload: []byte(payload)}
+	e := event.Published{Head: s.head(), Topic: eventtest.Topic(s.t, topic), Sender: "pub", QoS: 1, Payload: []byte(payload)}
 	s.put(e)
 	return e
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
 )
@@ -40,7 +41,7 @@ func TestAStoreThatIsAwayIsSaidOnce(t *testing.T) {
 			for i := range 5 {
 				partitions.Go(func() {
 					time.Sleep(time.Duration(i) * time.Second)
-					op := sinks.PutSub{Client: event.ClientID(fmt.Sprint("c", i)), Filter: filterOf(t, "t"), Stamp: 1}
+					op := sinks.PutSub{Client: event.ClientID(fmt.Sprint("c", i)), Filter: eventtest.Filter(t, "t"), Stamp: 1}
 					if bad, err := s.Persist(t.Context(), []sinks.Op{op}); err != nil || bad != nil {
 						t.Errorf("%v, %v", bad, err)
 					}

@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
@@ -66,7 +67,7 @@ func (s *store) asked() [][]sinks.Op {
 // payloads are what is stored of a topic, in order.
 func (s *store) payloads(t testing.TB, topic string) []string {
 	t.Helper()
-	found, err := s.Messages(context.Background(), sinks.Query{Topic: topicOf(t, topic), Until: event.LastIDAt(time.Now().Add(time.Hour)), Limit: 1 << 20})
+	found, err := s.Messages(context.Background(), sinks.Query{Topic: eventtest.Topic(t, topic), Until: event.LastIDAt(time.Now().Add(time.Hour)), Limit: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,7 @@ func puts(t testing.TB, n int) []sinks.Op {
 	var ops []sinks.Op
 	for i := range n {
 		ops = append(ops, sinks.PutMessage{Message: sinks.Message{
-			ID: event.IDOf(time.Now().UnixMicro()+int64(i), 1, 1), Topic: topicOf(t, "t/1"), QoS: 1, Payload: fmt.Append(nil, i),
+			ID: event.IDOf(time.Now().UnixMicro()+int64(i), 1, 1), Topic: eventtest.Topic(t, "t/1"), QoS: 1, Payload: fmt.Append(nil, i),
 		}})
 	}
 	return ops

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 )
@@ -73,7 +74,7 @@ func runTail(s *stack, tail *pipeline.Tail) *pipeline.Tail {
 
 func view(t *testing.T, tail *pipeline.Tail, filter string) *pipeline.View {
 	t.Helper()
-	v, err := tail.View(t.Context(), filterOf(t, filter))
+	v, err := tail.View(t.Context(), eventtest.Filter(t, filter))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,14 +94,14 @@ func TestAViewHoldsThePublishesOfTheTailAndHonoursItsAcks(t *testing.T) {
 		s.ack("c", b)
 		s.put(c) // repeated
 		v := view(t, tail, "t/1")
-		topic := topicOf(t, "t/1")
+		topic := eventtest.Topic(t, "t/1")
 		if diff := cmp.Diff([]string{"a", "c"}, v.Pending(topic)); diff != "" || !v.Complete {
 			t.Errorf("complete %v; pending:\n%s", v.Complete, diff)
 		}
 		if !slices.Equal(v.Gone(topic), []event.ID{b.ID}) {
 			t.Errorf("gone %v, want %v", v.Gone(topic), b.ID)
 		}
-		if got := v.Pending(topicOf(t, "t/2")); got != nil {
+		if got := v.Pending(eventtest.Topic(t, "t/2")); got != nil {
 			t.Errorf("the view of t/1 holds %v of t/2", got)
 		}
 		all := view(t, tail, "#").Topics()
@@ -117,12 +118,12 @@ func TestPendingIsInTheOrderOfIds(t *testing.T) {
 		tail := startTail(s, &calls{}, nil)
 		var made []event.Published
 		for _, p := range []string{"1", "2", "3"} {
-			made = append(made, event.Published{Head: s.head(), Topic: topicOf(t, "t/1"), QoS: 1, Payload: []byte(p)})
+			made = append(made, event.Published{Head: s.head(), Topic: eventtest.Topic(t, "t/1"), QoS: 1, Payload: []byte(p)})
 		}
 		for _, i := range []int{2, 0, 1} {
 			s.put(made[i])
 		}
-		if diff := cmp.Diff([]string{"1", "2", "3"}, view(t, tail, "t/1").Pending(topicOf(t, "t/1"))); diff != "" {
+		if diff := cmp.Diff([]string{"1", "2", "3"}, view(t, tail, "t/1").Pending(eventtest.Topic(t, "t/1"))); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -162,12 +163,12 @@ func TestAPublishBelowTheCommitIsTheStores(t *testing.T) {
 		s := newStack(t, 1)
 		tail := startTail(s, &calls{}, nil)
 		s.publish("t/1", "a")
-		if got := view(t, tail, "t/1").Pending(topicOf(t, "t/1")); len(got) != 1 {
+		if got := view(t, tail, "t/1").Pending(eventtest.Topic(t, "t/1")); len(got) != 1 {
 			t.Fatalf("pending %v", got)
 		}
 		s.cluster.Reset(writerGroup, s.messages(0), 1)
 		s.publish("t/1", "b")
-		if diff := cmp.Diff([]string{"b"}, view(t, tail, "t/1").Pending(topicOf(t, "t/1"))); diff != "" {
+		if diff := cmp.Diff([]string{"b"}, view(t, tail, "t/1").Pending(eventtest.Topic(t, "t/1"))); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -208,7 +209,7 @@ func TestOnlyWhatIsNewIsRead(t *testing.T) {
 		if diff := cmp.Diff([]string{"spans", "committed", "fetch"}, ops(made)); diff != "" || made[2].Offset != 100 {
 			t.Errorf("one record is new, fetched from %d:\n%s", made[len(made)-1].Offset, diff)
 		}
-		if got := len(v.Pending(topicOf(t, "t/1"))); got != 101 {
+		if got := len(v.Pending(eventtest.Topic(t, "t/1"))); got != 101 {
 			t.Errorf("%d pending, want 101", got)
 		}
 	})
@@ -226,7 +227,7 @@ func TestWhatIsFarBelowTheCommitIsForgotten(t *testing.T) {
 			}
 			time.Sleep(5 * time.Second)
 			v := view(t, tail, "t/1")
-			if got := len(v.Pending(topicOf(t, "t/1"))); got != 5 || !v.Complete {
+			if got := len(v.Pending(eventtest.Topic(t, "t/1"))); got != 5 || !v.Complete {
 				t.Fatalf("round %d: %d pending, complete %v; want 5, true", round, got, v.Complete)
 			}
 			s.cluster.Reset(writerGroup, s.messages(0), int64(5*(round+1)))
@@ -247,7 +248,7 @@ func TestATailOverTheBudgetIsNotComplete(t *testing.T) {
 		}
 		s.cluster.Reset(writerGroup, s.messages(0), 5995)
 		v := view(t, tail, "t/1")
-		if diff := cmp.Diff([]string{"5995", "5996", "5997", "5998", "5999"}, v.Pending(topicOf(t, "t/1"))); diff != "" || !v.Complete {
+		if diff := cmp.Diff([]string{"5995", "5996", "5997", "5998", "5999"}, v.Pending(eventtest.Topic(t, "t/1"))); diff != "" || !v.Complete {
 			t.Errorf("complete %v; pending:\n%s", v.Complete, diff)
 		}
 	})
@@ -274,13 +275,13 @@ func TestAnErrorIsNeverNothing(t *testing.T) {
 				s.cluster.Reset(writerGroup, s.messages(0), 2)
 				s.put(m)
 				s.publish("t/1", "b")
-				if v, err := tail.View(t.Context(), filterOf(t, "t/1")); err == nil {
+				if v, err := tail.View(t.Context(), eventtest.Filter(t, "t/1")); err == nil {
 					t.Errorf("the view is %v and no error", v.Pending(m.Topic))
 				}
 				if diff := cmp.Diff([]string{"b"}, view(t, tail, "t/1").Pending(m.Topic)); diff != "" {
 					t.Error(diff)
 				}
-				if _, err := tail.View(t.Context(), filterOf(t, "t/+")); err != nil {
+				if _, err := tail.View(t.Context(), eventtest.Filter(t, "t/+")); err != nil {
 					t.Error(err)
 				}
 			})
@@ -296,8 +297,8 @@ func TestASilentBrokerIsNotAnEmptyTail(t *testing.T) {
 		tail.Reader = mute{tail.Reader, 1}
 		runTail(s, tail)
 		s.publish("t/1", "a")
-		if v, err := tail.View(t.Context(), filterOf(t, "t/1")); err == nil {
-			t.Errorf("nobody answers, and the view is %v", v.Pending(topicOf(t, "t/1")))
+		if v, err := tail.View(t.Context(), eventtest.Filter(t, "t/1")); err == nil {
+			t.Errorf("nobody answers, and the view is %v", v.Pending(eventtest.Topic(t, "t/1")))
 		}
 	})
 }
@@ -314,11 +315,11 @@ func TestATailThatEndsInOffsetsWithoutRecordsIsComplete(t *testing.T) {
 		s.cluster.Mark(s.messages(0))
 		s.cluster.Mark(s.messages(0))
 		began := time.Now()
-		v, err := tail.View(t.Context(), filterOf(t, "t/1"))
+		v, err := tail.View(t.Context(), eventtest.Filter(t, "t/1"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{"a", "b"}, v.Pending(topicOf(t, "t/1"))); diff != "" || !v.Complete || time.Since(began) > time.Second {
+		if diff := cmp.Diff([]string{"a", "b"}, v.Pending(eventtest.Topic(t, "t/1"))); diff != "" || !v.Complete || time.Since(began) > time.Second {
 			t.Errorf("after %v, complete %v; pending:\n%s", time.Since(began), v.Complete, diff)
 		}
 	})
@@ -368,7 +369,7 @@ func TestARoundServesAllThatWait(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
-				if v, err := tail.View(t.Context(), filterOf(t, "t/1")); err != nil || len(v.Pending(topicOf(t, "t/1"))) != 1 {
+				if v, err := tail.View(t.Context(), eventtest.Filter(t, "t/1")); err != nil || len(v.Pending(eventtest.Topic(t, "t/1"))) != 1 {
 					t.Error(err, v)
 				}
 			})
@@ -389,7 +390,7 @@ func TestAPartitionThatWasResetIsReadAnew(t *testing.T) {
 			s.publish("t/1", fmt.Sprint(i))
 		}
 		s.cluster.Reset(writerGroup, s.messages(0), 4)
-		topic := topicOf(t, "t/1")
+		topic := eventtest.Topic(t, "t/1")
 		if diff := cmp.Diff([]string{"4", "5"}, view(t, tail, "t/1").Pending(topic)); diff != "" {
 			t.Error(diff)
 		}
@@ -418,7 +419,7 @@ func TestAViewThatNobodyServesEndsWithItsContext(t *testing.T) {
 		tail := startTail(s, seen, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := tail.View(ctx, filterOf(t, "t/1")); err == nil {
+		if _, err := tail.View(ctx, eventtest.Filter(t, "t/1")); err == nil {
 			t.Error("a view without a round")
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 )
@@ -92,7 +93,7 @@ func TestTheMemoryIsFilledFromBelowTheCommit(t *testing.T) {
 				// The owner before has stored the message; its clock, or the broker's, is ahead.
 				m := event.Published{
 					Head:  event.Head{ID: event.FirstIDAt(time.Now().Add(5 * time.Second)), Source: "x", At: time.Now()},
-					Topic: topicOf(t, "t/1"), QoS: 1, Payload: []byte("a"),
+					Topic: eventtest.Topic(t, "t/1"), QoS: 1, Payload: []byte("a"),
 				}
 				s.put(m)
 				if err := s.store.Store.Apply(t.Context(), s.rules.ForSink("s")(m).Ops); err != nil {
@@ -131,7 +132,7 @@ func TestAnEmptyFetchBelowTheCommitIsNotTakenForAnEmptyLog(t *testing.T) {
 		s := newStack(t, 1)
 		m := event.Published{
 			Head:  event.Head{ID: event.FirstIDAt(time.Now().Add(5 * time.Second)), Source: "x", At: time.Now()},
-			Topic: topicOf(t, "t/1"), QoS: 1, Payload: []byte("a"),
+			Topic: eventtest.Topic(t, "t/1"), QoS: 1, Payload: []byte("a"),
 		}
 		s.put(m)
 		if err := s.store.Store.Apply(t.Context(), s.rules.ForSink("s")(m).Ops); err != nil {

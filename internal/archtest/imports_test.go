@@ -49,6 +49,7 @@ type layer struct {
 // A package that none matches needs a line here.
 var layers = []layer{
 	{pattern: "event"},
+	{pattern: "event/eventtest", ours: []string{"event"}},
 	{pattern: "fault"},
 	{pattern: "sinks", ours: []string{"event", "fault"}},
 	{pattern: "sinks/...", ours: []string{"event", "fault", "sinks/..."}, free: true},

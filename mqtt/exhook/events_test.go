@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook"
 	"github.com/restante/restante/pipeline"
@@ -20,33 +21,6 @@ var equal = cmp.Options{
 	cmp.Comparer(func(a, b event.ID) bool { return a == b }),
 	cmp.Comparer(func(a, b event.Topic) bool { return a == b }),
 	cmp.Comparer(func(a, b event.Filter) bool { return a == b }),
-}
-
-func mustID(t testing.TB, s string) event.ID {
-	t.Helper()
-	id, err := event.ParseID(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
-func mustTopic(t testing.TB, s string) event.Topic {
-	t.Helper()
-	topic, err := event.ParseTopic(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topic
-}
-
-func mustFilter(t testing.TB, s string) event.Filter {
-	t.Helper()
-	f, err := event.ParseFilter(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
 }
 
 // message is a publish with some of its fields changed.
@@ -59,16 +33,16 @@ func message(change obj) obj {
 func TestEventsSayWhatTheBrokerSaid(t *testing.T) {
 	t.Parallel()
 	head := event.Head{Source: "restante/emqx/n1"}
-	id, at := mustID(t, someID), time.UnixMilli(int64(someMS))
+	id, at := eventtest.ID(t, someID), time.UnixMilli(int64(someMS))
 	published := func(change func(*event.Published)) event.Event {
 		e := event.Published{
-			Head: event.Head{ID: id, Source: head.Source, At: at}, Topic: mustTopic(t, "t/1"), Sender: "pub", QoS: 1, Payload: []byte("x"),
+			Head: event.Head{ID: id, Source: head.Source, At: at}, Topic: eventtest.Topic(t, "t/1"), Sender: "pub", QoS: 1, Payload: []byte("x"),
 		}
 		change(&e)
 		return e
 	}
 	subscribed := func(filter string) event.Event {
-		return event.Subscribed{Head: head, Client: "c", Filter: mustFilter(t, filter), QoS: 1, Options: &event.SubOptions{}}
+		return event.Subscribed{Head: head, Client: "c", Filter: eventtest.Filter(t, filter), QoS: 1, Options: &event.SubOptions{}}
 	}
 	tests := map[string]struct {
 		hook    string
@@ -145,13 +119,13 @@ func TestEventsSayWhatTheBrokerSaid(t *testing.T) {
 		"an ack is the receiver's, with the id as it came": {
 			"OnMessageAcked",
 			obj{"clientinfo": who("c"), "message": message(obj{"timestamp": someMS + 86_400_000})},
-			event.Acked{Head: head, Topic: mustTopic(t, "t/1"), Client: "c", Message: id},
+			event.Acked{Head: head, Topic: eventtest.Topic(t, "t/1"), Client: "c", Message: id},
 			nil,
 		},
 		"a drop is of the sender": {
 			"OnMessageDropped",
 			obj{"message": message(nil), "reason": "no_subscribers"},
-			event.Dropped{Head: head, Topic: mustTopic(t, "t/1"), Client: "pub", Message: id, Reason: "no_subscribers"},
+			event.Dropped{Head: head, Topic: eventtest.Topic(t, "t/1"), Client: "pub", Message: id, Reason: "no_subscribers"},
 			nil,
 		},
 		"a connection": {
@@ -170,7 +144,7 @@ func TestEventsSayWhatTheBrokerSaid(t *testing.T) {
 			"OnSessionSubscribed",
 			obj{"clientinfo": who("c"), "topic": "a/+", "subopts": obj{"qos": uint64(2), "rh": uint64(1), "rap": uint64(1), "nl": uint64(1)}},
 			event.Subscribed{
-				Head: head, Client: "c", Filter: mustFilter(t, "a/+"), QoS: 2,
+				Head: head, Client: "c", Filter: eventtest.Filter(t, "a/+"), QoS: 2,
 				Options: &event.SubOptions{RetainHandling: 1, RetainAsPublished: true, NoLocal: true},
 			},
 			nil,
@@ -188,7 +162,7 @@ func TestEventsSayWhatTheBrokerSaid(t *testing.T) {
 		"an unsubscription": {
 			"OnSessionUnsubscribed",
 			obj{"clientinfo": who("c"), "topic": "$share/g1/a/#"},
-			event.Unsubscribed{Head: head, Client: "c", Filter: mustFilter(t, "$share/g1/a/#")},
+			event.Unsubscribed{Head: head, Client: "c", Filter: eventtest.Filter(t, "$share/g1/a/#")},
 			nil,
 		},
 	}
@@ -317,7 +291,7 @@ func TestReplaysAreNotTakenForMessages(t *testing.T) {
 	h := serve(t, exhook.Config{Secret: secret, Own: own}, j)
 	b := dial(t, h, nil)
 	var m pipeline.Outgo
-	m.ID, m.Payload = mustID(t, someID), []byte("x")
+	m.ID, m.Payload = eventtest.ID(t, someID), []byte("x")
 	var marks []obj
 	for _, p := range secret.Properties("c", "t/1", m) {
 		marks = append(marks, obj{"name": p.Key, "value": p.Value})

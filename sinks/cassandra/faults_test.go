@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/sinks"
@@ -76,10 +77,10 @@ func TestKeysThatCannotBeStoredArePoison(t *testing.T) {
 	s := opened(t, ready(t))
 	long := strings.Repeat("k", maxKey+1)
 	for name, o := range map[string]sinks.Op{
-		"an empty client":  sinks.PutSub{Filter: filterOf(t, "a"), Stamp: 1},
+		"an empty client":  sinks.PutSub{Filter: eventtest.Filter(t, "a"), Stamp: 1},
 		"a long client":    sinks.PutAcked{Client: event.ClientID(long), Topic: "t", Message: event.FirstIDAt(time.Now()), Stamp: 1},
 		"a long position":  sinks.PutAcked{Client: "c", Topic: long, Message: event.FirstIDAt(time.Now()), Stamp: 1},
-		"a topic to index": sinks.PutMessage{Message: message(topicOf(t, long[:maxKey]), time.Now(), 1)},
+		"a topic to index": sinks.PutMessage{Message: message(eventtest.Topic(t, long[:maxKey]), time.Now(), 1)},
 	} {
 		if err := s.Apply(t.Context(), []sinks.Op{o}); !fault.IsPoison(err) {
 			t.Errorf("%s: got %v, want poison", name, err)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/sinks"
 )
@@ -116,28 +117,10 @@ func count(tb testing.TB, g *gocql.Session, text string, args ...any) int {
 	return n
 }
 
-func topicOf(tb testing.TB, text string) event.Topic {
-	tb.Helper()
-	t, err := event.ParseTopic(text)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return t
-}
-
-func filterOf(tb testing.TB, text string) event.Filter {
-	tb.Helper()
-	f, err := event.ParseFilter(text)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return f
-}
-
 // fresh is a topic that no other test has.
 func fresh(tb testing.TB, name string) event.Topic {
 	tb.Helper()
-	return topicOf(tb, fmt.Sprintf("own/%d/%s", time.Now().UnixNano(), name))
+	return eventtest.Topic(tb, fmt.Sprintf("own/%d/%s", time.Now().UnixNano(), name))
 }
 
 // message is the nth of a µs each.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/dynamodb"
 )
@@ -53,7 +54,7 @@ func TestFirstIDsStandInTheTopicsItemAndTheOthersInBuckets(t *testing.T) {
 	cfg := configOf(t)
 	cfg.FirstIDs, cfg.BucketMinutes, cfg.BucketBytes = 5, 1, 600
 	store := open(t, cfg)
-	topic := topicOf(t, "t/\x1f/buckets")
+	topic := eventtest.Topic(t, "t/\x1f/buckets")
 	want, ops := ascending(300, time.Now().Add(-5*time.Minute), topic, time.Second)
 	for part := range slices.Chunk(ops, 7) {
 		apply(t, store, part...)
@@ -117,7 +118,7 @@ func TestTopicsWithTheSeparatorAreNotBucketsOfOthers(t *testing.T) {
 	want := map[string][]sinks.Message{}
 	topics := []string{"t"}
 	store2 := func(name string) {
-		ms, ops := ascending(4, at.Add(time.Duration(len(want))*time.Millisecond), topicOf(t, name), time.Second)
+		ms, ops := ascending(4, at.Add(time.Duration(len(want))*time.Millisecond), eventtest.Topic(t, name), time.Second)
 		apply(t, store, ops...)
 		want[name] = ms
 	}
@@ -134,7 +135,7 @@ func TestTopicsWithTheSeparatorAreNotBucketsOfOthers(t *testing.T) {
 		store2(name)
 	}
 	for name, ms := range want {
-		if d := cmp.Diff(idsOf(ms), idsOf(read(t, store, topicOf(t, name), 10, false))); d != "" {
+		if d := cmp.Diff(idsOf(ms), idsOf(read(t, store, eventtest.Topic(t, name), 10, false))); d != "" {
 			t.Errorf("topic %q (-want +got):\n%s", name, d)
 		}
 	}
@@ -150,7 +151,7 @@ func TestAddsStayCheap(t *testing.T) {
 			cfg := configOf(t)
 			cfg.Observe = b.observe("UpdateItem", "mqtt_topic_msg_map")
 			store := open(t, cfg)
-			topic := topicOf(t, "t/cheap")
+			topic := eventtest.Topic(t, "t/cheap")
 			const n = 1200
 			want, ops := ascending(n, time.Now().Add(-time.Hour), topic, 100*time.Millisecond)
 			for part := range slices.Chunk(ops, atOnce) {
@@ -177,7 +178,7 @@ func TestAMillionMessagesWaitOnOneTopic(t *testing.T) {
 	cfg := configOf(t)
 	cfg.PoolSize, cfg.Observe = 8, b.observe("UpdateItem", "mqtt_topic_msg_map")
 	store := open(t, cfg)
-	topic, at := topicOf(t, "t/million"), time.Now().Add(-3*time.Hour)
+	topic, at := eventtest.Topic(t, "t/million"), time.Now().Add(-3*time.Hour)
 	const each = 10 * time.Millisecond // 100 a second
 	began := time.Now()
 	for i := 0; i < n; i += atOnce {
@@ -244,7 +245,7 @@ func TestBucketsAreRemovedOnlyWhenNoWriteCanCome(t *testing.T) {
 	cfg.FirstIDs, cfg.BucketMinutes = 1, 1
 	cfg.Now = func() time.Time { return begin.Add(time.Duration(now.Load())) }
 	s := open(t, cfg)
-	topic := topicOf(t, "t/1")
+	topic := eventtest.Topic(t, "t/1")
 	put := func(at time.Time, n int, life time.Duration) []sinks.Message {
 		ms, ops := ascending(n, at, topic, time.Second)
 		for i := range ms {
@@ -337,7 +338,7 @@ func TestAFetchTakesDeadIDsOutOfTheMap(t *testing.T) {
 	cfg := configOf(t)
 	cfg.Now = func() time.Time { return begin.Add(time.Duration(now.Load())) }
 	s := open(t, cfg)
-	topic := topicOf(t, "t/1")
+	topic := eventtest.Topic(t, "t/1")
 	ms, ops := ascending(100, begin.Add(-time.Minute), topic, time.Millisecond)
 	for i, m := range ms[:90] {
 		m.Expires = begin.Add(time.Hour)

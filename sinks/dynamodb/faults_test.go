@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/dynamodb"
@@ -75,7 +76,7 @@ func TestWhateverTheServiceDoesTheStateIsRight(t *testing.T) {
 			var names [topics]event.Topic
 			writes := 0
 			for o := range owners {
-				topic, client := topicOf(t, fmt.Sprintf("t/%d/x", o)), event.ClientID(fmt.Sprintf("client-%d", o))
+				topic, client := eventtest.Topic(t, fmt.Sprintf("t/%d/x", o)), event.ClientID(fmt.Sprintf("client-%d", o))
 				names[o] = topic
 				var ops []sinks.Op
 				for i := range each {
@@ -91,7 +92,7 @@ func TestWhateverTheServiceDoesTheStateIsRight(t *testing.T) {
 					case 1:
 						ops = append(ops, sinks.PutRetained{Message: m})
 					case 2:
-						ops = append(ops, sinks.PutSub{Client: client, Filter: filterOf(t, fmt.Sprintf("f/%d", rng.IntN(5))), QoS: event.QoS(rng.IntN(3)), Stamp: stamp})
+						ops = append(ops, sinks.PutSub{Client: client, Filter: eventtest.Filter(t, fmt.Sprintf("f/%d", rng.IntN(5))), QoS: event.QoS(rng.IntN(3)), Stamp: stamp})
 					case 3:
 						ops = append(ops, sinks.PutClient{Client: client, Up: sinks.ClientUp{Node: "n", OnlineAt: m.ID.Time(), Stamp: stamp}})
 					}
@@ -140,7 +141,7 @@ func TestWhateverTheServiceDoesTheStateIsRight(t *testing.T) {
 				}
 				for _, look := range []func(sinks.Store) (any, error){
 					func(s sinks.Store) (any, error) {
-						ms, err := s.Retained(t.Context(), filterOf(t, topic.String()), event.Topic{}, 5)
+						ms, err := s.Retained(t.Context(), eventtest.Filter(t, topic.String()), event.Topic{}, 5)
 						return idsOf(ms), err
 					},
 					func(s sinks.Store) (any, error) {
@@ -203,7 +204,7 @@ func TestAWriteWhoseAnswerIsLostIsNotCountedAsDone(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer s.Close() //nolint:errcheck // it returns none
-				topic := topicOf(t, "t/1")
+				topic := eventtest.Topic(t, "t/1")
 				op := sinks.PutMessage{Message: message(topic, time.Now(), 1)}
 				on.Store(true)
 				err = s.Apply(t.Context(), []sinks.Op{op})
@@ -232,25 +233,25 @@ func TestPoisonInABatchSparesTheOthers(t *testing.T) {
 	at := time.Now().Add(-time.Minute)
 	long := func(n int) string { return strings.Repeat("x", n) }
 	big := func(topic string) sinks.Message {
-		m := message(topicOf(t, topic), at, 99)
+		m := message(eventtest.Topic(t, topic), at, 99)
 		m.Payload = bytes.Repeat([]byte("x"), 400<<10)
 		return m
 	}
 	for name, bad := range map[string]sinks.Op{
 		"an item over 400 KB":             sinks.PutMessage{Message: big("t/big")},
 		"a retained item over 400 KB":     sinks.PutRetained{Message: big("t/big")},
-		"a topic too long for its key":    sinks.PutMessage{Message: message(topicOf(t, long(2040)), at, 99)},
-		"a level too long for its key":    sinks.PutMessage{Message: message(topicOf(t, "a/"+long(1100)), at, 99)},
-		"a retained topic that is so":     sinks.PutRetained{Message: message(topicOf(t, long(2049)), at, 99)},
-		"a client id too long for a sub":  sinks.PutSub{Client: event.ClientID(long(2049)), Filter: filterOf(t, "f"), Stamp: 1},
-		"a filter too long for its key":   sinks.PutSub{Client: "c", Filter: filterOf(t, long(1025)), Stamp: 1},
+		"a topic too long for its key":    sinks.PutMessage{Message: message(eventtest.Topic(t, long(2040)), at, 99)},
+		"a level too long for its key":    sinks.PutMessage{Message: message(eventtest.Topic(t, "a/"+long(1100)), at, 99)},
+		"a retained topic that is so":     sinks.PutRetained{Message: message(eventtest.Topic(t, long(2049)), at, 99)},
+		"a client id too long for a sub":  sinks.PutSub{Client: event.ClientID(long(2049)), Filter: eventtest.Filter(t, "f"), Stamp: 1},
+		"a filter too long for its key":   sinks.PutSub{Client: "c", Filter: eventtest.Filter(t, long(1025)), Stamp: 1},
 		"a client id too long for an ack": sinks.PutAcked{Client: event.ClientID(long(1025)), Topic: "t", Stamp: 1},
-		"an id that names two topics":     sinks.PutMessage{Message: message(topicOf(t, "other"), at, 63)},
+		"an id that names two topics":     sinks.PutMessage{Message: message(eventtest.Topic(t, "other"), at, 63)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := open(t, configOf(t))
-			topic := topicOf(t, "t/1")
+			topic := eventtest.Topic(t, "t/1")
 			var ops []sinks.Op
 			for i := range 63 {
 				ops = append(ops, sinks.PutMessage{Message: message(topic, at, i+1)})
@@ -288,7 +289,7 @@ func TestABatchThatTheServiceRefusesIsHalvedToItsPoison(t *testing.T) {
 				c.answer(status, answer)
 			})
 			s := open(t, cfg)
-			topic, at := topicOf(t, "t/1"), time.Now().Add(-time.Minute)
+			topic, at := eventtest.Topic(t, "t/1"), time.Now().Add(-time.Minute)
 			var ops []sinks.Op
 			for i := range 64 {
 				m := message(topic, at, i)
@@ -313,7 +314,7 @@ func TestABatchThatTheServiceRefusesIsHalvedToItsPoison(t *testing.T) {
 func TestTheLargestItemIsCountedAsTheServiceCountsIt(t *testing.T) {
 	t.Parallel()
 	s := open(t, configOf(t))
-	topic, at := topicOf(t, "t/large"), time.Now().Add(-time.Minute)
+	topic, at := eventtest.Topic(t, "t/large"), time.Now().Add(-time.Minute)
 	fits := 0
 	for over := range 40 { // from what is surely too large, down
 		m := message(topic, at, over)

@@ -68,24 +68,6 @@ func open(tb testing.TB, cfg dynamodb.Config) *dynamodb.Store {
 	return s
 }
 
-func topicOf(tb testing.TB, s string) event.Topic {
-	tb.Helper()
-	t, err := event.ParseTopic(s)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return t
-}
-
-func filterOf(tb testing.TB, s string) event.Filter {
-	tb.Helper()
-	f, err := event.ParseFilter(s)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return f
-}
-
 // message is the nth of a topic, so many µs after the time.
 func message(t event.Topic, at time.Time, n int) sinks.Message {
 	id := event.IDOf(at.UnixMicro()+int64(n), 0xF44200000901, uint16(n))

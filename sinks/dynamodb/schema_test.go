@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/dynamodb"
@@ -32,7 +33,7 @@ func TestMigrateMakesWhatIsMissingOnce(t *testing.T) {
 	if !fault.IsFatal(err) || strings.Count(err.Error(), "_mqtt_") != 7 || !strings.Contains(err.Error(), "restante migrate") {
 		t.Errorf("Check without tables: %v", err)
 	}
-	if err := store.Apply(t.Context(), []sinks.Op{sinks.PutMessage{Message: message(topicOf(t, "t"), time.Now(), 1)}}); !fault.IsFatal(err) {
+	if err := store.Apply(t.Context(), []sinks.Op{sinks.PutMessage{Message: message(eventtest.Topic(t, "t"), time.Now(), 1)}}); !fault.IsFatal(err) {
 		t.Errorf("Apply without tables: %v", err)
 	}
 	did, err := dynamodb.Migrate(t.Context(), cfg, false)
@@ -111,7 +112,7 @@ func TestAStoreThatIsDownIsWaitedFor(t *testing.T) {
 		t.Fatalf("open while the store is down: %v", err)
 	}
 	defer s.Close() //nolint:errcheck // it returns none
-	topic := topicOf(t, "t/1")
+	topic := eventtest.Topic(t, "t/1")
 	op := sinks.PutMessage{Message: message(topic, time.Now(), 1)}
 	for _, err := range []error{s.Check(t.Context()), s.Apply(t.Context(), []sinks.Op{op})} {
 		if err == nil || fault.IsFatal(err) || fault.IsPoison(err) {

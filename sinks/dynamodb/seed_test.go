@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/dynamodb"
 )
@@ -86,15 +87,15 @@ func TestTablesShowWhatTheSeedShows(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			topic := topicOf(t, "test")
+			topic := eventtest.Topic(t, "test")
 			m := sinks.Message{ID: id, Topic: topic, Sender: "mqttjs_231b962d5c", QoS: 1, Payload: []byte(`{ "msg": "Hello, World!" }`), Arrived: time.Unix(1562308553, 0)}
 			r := m
-			r.Topic, r.Payload, r.Retain, r.Sender, r.Arrived = topicOf(t, "testtopic"), []byte("test"), true, "mqttjs_d0513acfce", time.Unix(1562312113, 0)
+			r.Topic, r.Payload, r.Retain, r.Sender, r.Arrived = eventtest.Topic(t, "testtopic"), []byte("test"), true, "mqttjs_d0513acfce", time.Unix(1562312113, 0)
 			client := event.ClientID("mqttjs_384b9c73a9")
 			apply(
 				t, store, sinks.PutMessage{Message: m}, sinks.PutRetained{Message: r},
 				sinks.PutClient{Client: client, Up: sinks.ClientUp{Node: "emqx@127.0.0.1", OnlineAt: time.Unix(1562224940, 0), Stamp: 1562224940e6}},
-				sinks.PutSub{Client: "test-dynamo", Filter: filterOf(t, "test-dynamo-sub"), QoS: 2, Stamp: 5},
+				sinks.PutSub{Client: "test-dynamo", Filter: eventtest.Filter(t, "test-dynamo-sub"), QoS: 2, Stamp: 5},
 				sinks.PutAcked{Client: "mqttjs_861e582a70", Topic: "test", Message: id, Stamp: id.Micros()},
 			)
 			want := map[string]row{
@@ -163,7 +164,7 @@ func TestRowsOfEMQXAreReplayedAndGoAfterTheAck(t *testing.T) {
 		"msgid": S(text), "topic": S("test"), "payload": S("hi"), "qos": N("1"), "retain": N("0"), "sender": S("x"), "arrived": N("1562308553"),
 	})
 	put("mqtt_topic_msg_map", map[string]types.AttributeValue{"topic": S("test"), "MsgId": &types.AttributeValueMemberSS{Value: []string{text}}})
-	topic := topicOf(t, "test")
+	topic := eventtest.Topic(t, "test")
 	got := read(t, store, topic, 10, false)
 	if len(got) != 1 || string(got[0].Payload) != "hi" || !got[0].Arrived.Equal(time.Unix(1562308553, 0)) {
 		t.Fatalf("read %+v", got)
@@ -179,7 +180,7 @@ func TestAnItemOfEMQXsThatIsFullTakesNewMessages(t *testing.T) {
 	t.Parallel()
 	cfg := configOf(t)
 	store := open(t, cfg)
-	topic, at := topicOf(t, "test"), time.Now().Add(-time.Hour)
+	topic, at := eventtest.Topic(t, "test"), time.Now().Add(-time.Hour)
 	var ids []string
 	for i := range 12799 { // 18 bytes are left
 		ids = append(ids, message(topic, at.Add(time.Duration(i)*100*time.Millisecond), 0).ID.String())

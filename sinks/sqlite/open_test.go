@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/sqlite"
@@ -233,7 +234,7 @@ func TestKilledWritersLoseNothing(t *testing.T) {
 						t.Fatal(err)
 					}
 				} else {
-					_ = s.Apply(t.Context(), []sinks.Op{sinks.PutMessage{Message: message(topicOf(t, "beside"), time.Now(), n)}}) // busy at times
+					_ = s.Apply(t.Context(), []sinks.Op{sinks.PutMessage{Message: message(eventtest.Topic(t, "beside"), time.Now(), n)}}) // busy at times
 				}
 			}
 			_ = cmd.Wait() // killed
@@ -244,7 +245,7 @@ func TestKilledWritersLoseNothing(t *testing.T) {
 				found := 0
 				for i := range perTopic {
 					got, err := s.Messages(t.Context(), sinks.Query{
-						Topic: topicOf(t, fmt.Sprintf("victim/%d/%d", n, i)), Until: event.LastIDAt(time.Now().Add(1e6 * time.Hour)), Limit: 1000,
+						Topic: eventtest.Topic(t, fmt.Sprintf("victim/%d/%d", n, i)), Until: event.LastIDAt(time.Now().Add(1e6 * time.Hour)), Limit: 1000,
 					})
 					if err != nil {
 						t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/sinktest"
@@ -77,24 +78,6 @@ func TestStore(t *testing.T) {
 	})
 }
 
-func topicOf(tb testing.TB, s string) event.Topic {
-	tb.Helper()
-	p, err := event.ParseTopic(s)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return p
-}
-
-func filterOf(tb testing.TB, s string) event.Filter {
-	tb.Helper()
-	f, err := event.ParseFilter(s)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return f
-}
-
 func message(topic event.Topic, at time.Time, n int) sinks.Message {
 	id := event.IDOf(at.UnixMicro()+int64(n), 0xF44200000901, 1)
 	return sinks.Message{ID: id, Topic: topic, Sender: "mqttjs_1", QoS: 1, Payload: fmt.Appendf(nil, "message %d", n), Arrived: id.Time()}
@@ -145,7 +128,7 @@ func TestTablesShowWhatTheSeedsShow(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "restante.db")
 	s := opened(t, sqlite.Config{Path: path})
-	topic, at := topicOf(t, "t/1"), time.Date(2026, 11, 22, 19, 47, 36, 413_000_000, time.FixedZone("", 3600))
+	topic, at := eventtest.Topic(t, "t/1"), time.Date(2026, 11, 22, 19, 47, 36, 413_000_000, time.FixedZone("", 3600))
 	m := message(topic, at, 0)
 	m.Payload = []byte(`{"msg": "Hello, Wörld!"}`)
 	m.Expires = time.Now().Add(time.Hour)
@@ -188,7 +171,7 @@ func TestRicherReportWins(t *testing.T) {
 	s := opened(t, sqlite.Config{Path: path})
 	now := time.Now()
 	for n, firstRich := range []bool{true, false} {
-		poor := message(topicOf(t, "t"), now, n)
+		poor := message(eventtest.Topic(t, "t"), now, n)
 		rich := poor
 		rich.Retain, rich.Properties = true, event.Properties{ContentType: "x", User: []event.UserProperty{{Key: "k", Value: "v"}}}
 		if !firstRich {
@@ -198,7 +181,7 @@ func TestRicherReportWins(t *testing.T) {
 		apply(t, s, sinks.PutMessage{Message: rich})
 		apply(t, s, sinks.PutMessage{Message: poor})
 	}
-	got, err := s.Messages(t.Context(), sinks.Query{Topic: topicOf(t, "t"), Until: event.LastIDAt(now.Add(time.Hour)), Limit: 10})
+	got, err := s.Messages(t.Context(), sinks.Query{Topic: eventtest.Topic(t, "t"), Until: event.LastIDAt(now.Add(time.Hour)), Limit: 10})
 	if err != nil || len(got) != 2 {
 		t.Fatalf("%d messages (%v)", len(got), err)
 	}
@@ -215,7 +198,7 @@ func TestFilesAreForThisUserOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "odd % ? # dir")
 	path := filepath.Join(dir, "rest ante.db")
 	s := opened(t, sqlite.Config{Path: path})
-	apply(t, s, sinks.PutMessage{Message: message(topicOf(t, "t"), time.Now(), 1)})
+	apply(t, s, sinks.PutMessage{Message: message(eventtest.Topic(t, "t"), time.Now(), 1)})
 	for name, want := range map[string]os.FileMode{dir: 0o700, path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600} {
 		st, err := os.Stat(name)
 		if err != nil {
@@ -237,7 +220,7 @@ func TestTwoHandlesShareAFile(t *testing.T) {
 	const batches = 30
 	for h := range 2 {
 		s := opened(t, sqlite.Config{Path: path})
-		topic, other := topicOf(t, fmt.Sprint("t/", h)), topicOf(t, "t/both")
+		topic, other := eventtest.Topic(t, fmt.Sprint("t/", h)), eventtest.Topic(t, "t/both")
 		wg.Go(func() {
 			for i := range batches {
 				err := s.Apply(t.Context(), []sinks.Op{
@@ -252,7 +235,7 @@ func TestTwoHandlesShareAFile(t *testing.T) {
 	wg.Wait()
 	s := opened(t, sqlite.Config{Path: path, ReadOnly: true})
 	for _, topic := range []string{"t/0", "t/1", "t/both"} {
-		got, err := s.Messages(t.Context(), sinks.Query{Topic: topicOf(t, topic), Until: event.LastIDAt(now.Add(time.Hour)), Limit: 1000})
+		got, err := s.Messages(t.Context(), sinks.Query{Topic: eventtest.Topic(t, topic), Until: event.LastIDAt(now.Add(time.Hour)), Limit: 1000})
 		if err != nil || len(got) != batches {
 			t.Errorf("%s: %d messages, want %d (%v)", topic, len(got), batches, err)
 		}
@@ -260,7 +243,7 @@ func TestTwoHandlesShareAFile(t *testing.T) {
 	if err := s.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := s.Apply(t.Context(), []sinks.Op{sinks.PutMessage{Message: message(topicOf(t, "t"), now, 1)}}); !fault.IsFatal(err) {
+	if err := s.Apply(t.Context(), []sinks.Op{sinks.PutMessage{Message: message(eventtest.Topic(t, "t"), now, 1)}}); !fault.IsFatal(err) {
 		t.Errorf("a write into what is open for reading gave %v", err)
 	}
 }
@@ -281,7 +264,7 @@ func TestWritersWaitForTheirTurn(t *testing.T) {
 	}
 	ctx, cancel := contextWithTimeout(t, 50*time.Millisecond)
 	defer cancel()
-	put := []sinks.Op{sinks.PutMessage{Message: message(topicOf(t, "t"), time.Now(), 1)}}
+	put := []sinks.Op{sinks.PutMessage{Message: message(eventtest.Topic(t, "t"), time.Now(), 1)}}
 	if err := s.Apply(ctx, put); err == nil || fault.IsFatal(err) || fault.IsPoison(err) {
 		t.Errorf("a held file gave %v, want an unmarked error", err)
 	}
@@ -297,15 +280,15 @@ func TestLateWritesMeetTombstones(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "restante.db")
 	now := time.Now()
 	s := opened(t, sqlite.Config{Path: path, Now: func() time.Time { return now }, TombstoneTTL: 24 * time.Hour})
-	topic := topicOf(t, "t/1/x")
+	topic := eventtest.Topic(t, "t/1/x")
 	var puts, dels []sinks.Op
 	for i := range 2500 {
 		m := message(topic, now, i)
 		puts = append(puts, sinks.PutMessage{Message: m})
 		dels = append(dels, sinks.DeleteMessage{Topic: topic, ID: m.ID, Stamp: m.ID.Micros() + 1})
 	}
-	keep := message(topicOf(t, "t/2"), now, 1)
-	short := message(topicOf(t, "s"), now, 1)
+	keep := message(eventtest.Topic(t, "t/2"), now, 1)
+	short := message(eventtest.Topic(t, "s"), now, 1)
 	short.Expires = now.Add(time.Hour)
 	old := short
 	old.ID = event.IDOf(short.ID.Micros()-1, 1, 1)
@@ -344,12 +327,12 @@ func TestLateWritesMeetTombstones(t *testing.T) {
 	purge(sqlite.Purged{Topics: 1})                   // then t/1 below t
 	now = now.Add(2 * time.Hour)
 	purge(sqlite.Purged{Tombstones: 1})
-	got, err := s.Topics(t.Context(), filterOf(t, "#"), event.Topic{}, 10)
+	got, err := s.Topics(t.Context(), eventtest.Filter(t, "#"), event.Topic{}, 10)
 	if err != nil || len(got) != 1 || got[0] != keep.Topic {
 		t.Errorf("topics %v, want t/2 alone, whose message lives (%v)", got, err)
 	}
 	apply(t, s, puts[0])
-	got, err = s.Topics(t.Context(), filterOf(t, "t/+/#"), event.Topic{}, 10)
+	got, err = s.Topics(t.Context(), eventtest.Filter(t, "t/+/#"), event.Topic{}, 10)
 	if err != nil || len(got) != 2 {
 		t.Errorf("topics %v, want t/1/x again (%v)", got, err)
 	}
@@ -368,7 +351,7 @@ func TestIndexIsNotRewritten(t *testing.T) {
 	}
 	for i, after := range []time.Duration{0, time.Hour, 119 * time.Minute, 121 * time.Minute} {
 		now = start.Add(after)
-		apply(t, s, sinks.PutMessage{Message: message(topicOf(t, "a/b/c"), start, i)})
+		apply(t, s, sinks.PutMessage{Message: message(eventtest.Topic(t, "a/b/c"), start, i)})
 		want := start.UnixMilli()
 		if after > 2*time.Hour {
 			want = now.UnixMilli()
