@@ -25,8 +25,8 @@ type EMQX struct {
 	Source string
 	Minter *event.Minter
 	Secret Secret
-	// Own are the prefixes of the client ids of our own connections.
-	Own []string
+	// Own says which clients are our own connections; nil = none.
+	Own func(event.ClientID) bool
 	// Template is where replays are published to; zero = to their own topic.
 	Template Template
 }
@@ -169,7 +169,7 @@ func (r *ruleEvent) presence(topic string) {
 }
 
 func (d EMQX) isOwn(client string) bool {
-	return slices.ContainsFunc(d.Own, func(prefix string) bool { return prefix != "" && strings.HasPrefix(client, prefix) })
+	return d.Own != nil && d.Own(event.ClientID(client))
 }
 
 // head is that of an event which is no publish.

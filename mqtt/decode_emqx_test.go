@@ -26,6 +26,10 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // captured is when the captures were made.
 var captured = time.UnixMilli(1795376900000)
 
+func ownClient(c event.ClientID) bool {
+	return strings.HasPrefix(string(c), "restante-") || strings.HasPrefix(string(c), "monitor")
+}
+
 func emqx(t testing.TB) mqtt.EMQX {
 	t.Helper()
 	secret, err := mqtt.NewSecret([]byte(keyA))
@@ -34,7 +38,7 @@ func emqx(t testing.TB) mqtt.EMQX {
 	}
 	return mqtt.EMQX{
 		Source: "restante/emqx", Minter: &event.Minter{Node: 3, Now: func() time.Time { return captured }}, Secret: secret,
-		Own: []string{"restante-", "monitor"}, Template: template(t, mqtt.DefaultTemplate),
+		Own: ownClient, Template: template(t, mqtt.DefaultTemplate),
 	}
 }
 

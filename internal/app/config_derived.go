@@ -84,7 +84,8 @@ func (s MQTTSource) connections() int {
 	return 4
 }
 
-// SourceFilters are what the named MQTT source subscribes to: its filters, or the topics of all rules on message.publish.
+// SourceFilters are what the named MQTT source subscribes to: its filters, or without any the topics of all rules on
+// message.publish, and for decode: emqx the topic that rules republish to.
 func (c Config) SourceFilters(name string) []string {
 	m := c.Sources[name].MQTT
 	if m == nil {

@@ -66,7 +66,7 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 		if err != nil {
 			return nil, err
 		}
-		decoder = mqtt.EMQX{Source: "restante/" + name, Minter: w.Minter, Secret: secret, Own: w.Process.Config.OwnPrefixes(), Template: template}
+		decoder = mqtt.EMQX{Source: "restante/" + name, Minter: w.Minter, Secret: secret, Own: w.Rules.Own, Template: template}
 	} else {
 		plain := mqtt.Plain{Source: "restante/" + name, Minter: w.Minter, Secret: secret}
 		if s.FetchTopic != "" {

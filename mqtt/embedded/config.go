@@ -4,6 +4,7 @@
 package embedded
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -73,14 +74,14 @@ func (c Config) checked() (Config, error) {
 	if err := errors.Join(errs...); err != nil {
 		return c, fmt.Errorf("embedded broker: %w", err)
 	}
-	def(&c.MaxPacket, 1<<20)
-	def(&c.MaxClients, math.MaxInt64)
-	def(&c.MaxInflight, 8192)
-	def(&c.MaxPending, 2048)
-	def(&c.SessionExpiry, 24*time.Hour)
-	def(&c.ConnectTimeout, 10*time.Second)
-	def(&c.WriteTimeout, 10*time.Second)
-	def(&c.Drain, 20*time.Second)
+	c.MaxPacket = cmp.Or(c.MaxPacket, 1<<20)
+	c.MaxClients = cmp.Or(c.MaxClients, math.MaxInt64)
+	c.MaxInflight = cmp.Or(c.MaxInflight, 8192)
+	c.MaxPending = cmp.Or(c.MaxPending, 2048)
+	c.SessionExpiry = cmp.Or(c.SessionExpiry, 24*time.Hour)
+	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 10*time.Second)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, 10*time.Second)
+	c.Drain = cmp.Or(c.Drain, 20*time.Second)
 	if c.Count == nil {
 		c.Count = func(mqtt.Counter) {}
 	}
@@ -88,13 +89,6 @@ func (c Config) checked() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
-}
-
-func def[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
 }
 
 func (c Config) options(log *slog.Logger) *mochi.Options {

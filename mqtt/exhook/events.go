@@ -143,13 +143,9 @@ func (s *Server) acked(r *exhookpb.MessageAckedRequest) (event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	topic, err := event.ParseTopic(string(m.GetTopic()))
+	topic, id, err := named(m)
 	if err != nil {
-		return nil, refuse(mqtt.CountRefusedTopic, "%w", err)
-	}
-	id, err := event.ParseID(string(m.GetId()))
-	if err != nil {
-		return nil, refuse(mqtt.CountRefusedID, "%w", err)
+		return nil, err
 	}
 	return event.Acked{Head: s.head(m.GetNode()), Topic: topic, Client: c, Message: id}, nil
 }
@@ -161,15 +157,22 @@ func (s *Server) dropped(r *exhookpb.MessageDroppedRequest) (event.Event, error)
 	if err != nil {
 		return nil, err
 	}
-	topic, err := event.ParseTopic(string(m.GetTopic()))
+	topic, id, err := named(m)
 	if err != nil {
-		return nil, refuse(mqtt.CountRefusedTopic, "%w", err)
-	}
-	id, err := event.ParseID(string(m.GetId()))
-	if err != nil {
-		return nil, refuse(mqtt.CountRefusedID, "%w", err)
+		return nil, err
 	}
 	return event.Dropped{Head: s.head(m.GetNode()), Topic: topic, Client: c, Message: id, Reason: text(r.GetReason())}, nil
+}
+
+// named is the message that a hook tells of.
+func named(m *exhookpb.Message) (topic event.Topic, id event.ID, err error) {
+	if topic, err = event.ParseTopic(string(m.GetTopic())); err != nil {
+		return topic, id, refuse(mqtt.CountRefusedTopic, "%w", err)
+	}
+	if id, err = event.ParseID(string(m.GetId())); err != nil {
+		return topic, id, refuse(mqtt.CountRefusedID, "%w", err)
+	}
+	return topic, id, nil
 }
 
 func (s *Server) connected(r *exhookpb.ClientConnectedRequest) (event.Event, error) {

@@ -4,6 +4,7 @@
 package exhook
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -76,10 +77,10 @@ func (c Config) checked() (Config, error) {
 	if err := errors.Join(errs...); err != nil {
 		return c, fmt.Errorf("exhook: %w", err)
 	}
-	def(&c.Budget, defBudget)
-	def(&c.Drain, defDrain)
-	def(&c.MaxMessage, defMaxMessage)
-	def(&c.MaxCalls, defMaxCalls)
+	c.Budget = cmp.Or(c.Budget, defBudget)
+	c.Drain = cmp.Or(c.Drain, defDrain)
+	c.MaxMessage = cmp.Or(c.MaxMessage, defMaxMessage)
+	c.MaxCalls = cmp.Or(c.MaxCalls, defMaxCalls)
 	if c.Count == nil {
 		c.Count = func(mqtt.Counter) {}
 	}
@@ -87,13 +88,6 @@ func (c Config) checked() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
-}
-
-func def[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
 }
 
 // Server is a source of events that EMQX calls.
