@@ -46,8 +46,8 @@ type Names struct {
 
 // KafkaTopic is how restante migrate makes a topic.
 type KafkaTopic struct {
-	Partitions  int           `yaml:"partitions" min:"1" max:"10000" doc:"The partitions that keys are spread over. Change it only when the groups have no lag."`
-	Replication int           `yaml:"replication" min:"0" max:"15" doc:"Copies of each partition; 0 = 3 for messages, and as many as messages has for the others."`
+	Partitions  int           `yaml:"partitions" min:"1" max:"10000" doc:"The partitions that keys are spread over. Change it only when the groups have no lag. restante up has one."`
+	Replication int           `yaml:"replication" min:"0" max:"15" doc:"Copies of each partition; 0 = 3 for messages, and as many as messages has for the others. restante up has one."`
 	MinInsync   int           `yaml:"min_insync" min:"0" max:"15" doc:"Copies that must have a record before it counts; 0 = one less than replication, at least 1."`
 	Retention   time.Duration `yaml:"retention" min:"1m" doc:"How long records are kept: longer than the longest outage to survive."`
 }

@@ -64,7 +64,8 @@ func Defaults(c app.Config, dir, mqttAddr string) app.Config {
 	}
 	c.Kafka.Brokers = nil
 	for _, t := range []*app.KafkaTopic{&c.Kafka.Messages, &c.Kafka.Sessions, &c.Kafka.Dead} {
-		t.Replication, t.MinInsync = 1, 1
+		// Each batch is synced to the disk, of one partition at a time: with one partition what comes at once shares a sync.
+		t.Partitions, t.Replication, t.MinInsync = 1, 1, 1
 	}
 	if c.OnlyEmbedded() {
 		c.Replayer.ClockSkew, c.Replayer.Settle = 0, 0
