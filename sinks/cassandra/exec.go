@@ -1,6 +1,7 @@
 package cassandra
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -104,7 +105,9 @@ func (s *Store) single(ctx context.Context, l *session, st statement) error {
 // reading is a query under way: scan takes one row after another.
 type reading struct {
 	st   statement
-	rows int // of a page
+	rows int // the most that come, 0 = not known
+	// frame is how many of them come in one answer (frameRows when 0).
+	frame int
 	// begin forgets the rows of an attempt that failed; scan takes a row, and returns false when there is none.
 	begin func()
 	scan  func(*gocql.Iter) bool
@@ -116,17 +119,21 @@ func (s *Store) read(ctx context.Context, r reading) (warnings int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	begin, rows := time.Now(), 0
+	begin, rows, size := time.Now(), 0, cmp.Or(r.frame, frameRows)
+	if r.rows > 0 && r.rows <= size {
+		size = r.rows + 1 // else it would be asked whether there are more
+	}
 	err = s.twice(ctx, l, "read keyspace "+s.cfg.Keyspace, s.cfg.ReadTimeout, func(ctx context.Context) error {
 		rows = 0
 		if r.begin != nil {
 			r.begin()
 		}
-		iter := l.Query(s.texts[r.st.q], r.st.args...).WithContext(ctx).Idempotent(true).PageSize(max(r.rows+1, pageRows)).Iter()
+		iter := l.Query(s.texts[r.st.q], r.st.args...).WithContext(ctx).Idempotent(true).PageSize(size).Iter()
 		warnings = len(iter.Warnings())
 		for r.scan(iter) {
 			rows++
 		}
+		warnings = max(warnings, len(iter.Warnings())) // those of the last answer
 		return iter.Close()
 	})
 	if warnings > 0 {

@@ -36,8 +36,9 @@ const (
 	markLife   = 30 * 24 * time.Hour
 	othersLife = 30 * 24 * time.Hour
 	othersStep = 24 * time.Hour
-	// slowRead is how long a read takes that is worth a mark even if no server warned.
+	// slowRead and slowRow, for each row that came, are how long a read takes that is worth a mark even if no server warned.
 	slowRead = 25 * time.Millisecond
+	slowRow  = 50 * time.Microsecond
 )
 
 // lowRow is a row of mqtt_topic_low.

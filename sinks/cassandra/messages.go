@@ -13,10 +13,11 @@ import (
 )
 
 const (
-	// pageRows is the most rows of one read.
-	pageRows = 500
-	// pageBytes is what a page may take, going by the rows of late.
-	pageBytes    = 4 << 20
+	// pageRows is the most rows of one read; it ends early when they have pageBytes.
+	pageRows  = 2000
+	pageBytes = 4 << 20
+	// frameRows is the most rows of one answer to a read. It should have no more than pageBytes, going by the rows of late.
+	frameRows    = 500
 	firstRowSize = 16 << 10
 	leastRows    = 10
 	// mostOdd is how many rows without an id of ours in a row are read over.
@@ -161,8 +162,7 @@ func (w *walk) halve(p span, err error) error {
 // page reads one page of a range; full = there may be more.
 func (w *walk) page(ctx context.Context, p span) (rows []row, full bool, err error) {
 	s, size := w.store, 0
-	limit := int(min(max(pageBytes/s.rowSize.Load(), leastRows), pageRows))
-	limit = min(limit, max(w.q.Limit-len(w.got), 1)) + w.extra
+	limit := min(pageRows, max(w.q.Limit-len(w.got), 1)) + w.extra
 	q := selectMessages
 	if w.q.Newest {
 		q = selectNewest
@@ -170,24 +170,29 @@ func (w *walk) page(ctx context.Context, p span) (rows []row, full bool, err err
 	begin := time.Now()
 	warnings, err := s.read(ctx, reading{
 		st: statement{q, []any{w.q.Topic.String(), p.after.String(), p.until.String(), limit}}, rows: limit,
+		frame: int(min(max(pageBytes/s.rowSize.Load(), leastRows), frameRows)),
 		begin: func() { rows, size = nil, 0 },
 		scan: func(i *gocql.Iter) bool {
 			var r row
-			if !i.Scan(r.dest()...) {
+			if size >= pageBytes || !i.Scan(r.dest()...) {
 				return false
 			}
 			rows, size = append(rows, r), size+len(r.payload)+rowOverhead
 			return true
 		},
 	})
+	full = len(rows) == limit || size >= pageBytes
 	if err != nil {
-		return nil, false, err
+		if c, _ := classify(err); c != buried || len(rows) == 0 {
+			return nil, false, err
+		}
+		full, w.dear = true, true // what came before the tombstones is kept
 	}
-	w.dear = w.dear || warnings > 0 || time.Since(begin) > slowRead
+	w.dear = w.dear || warnings > 0 || time.Since(begin) > slowRead+time.Duration(len(rows))*slowRow
 	if len(rows) > 0 {
 		s.rowSize.Store(max(int64(size/len(rows)), s.rowSize.Load()*7/8, rowOverhead))
 	}
-	return rows, len(rows) == limit, nil
+	return rows, full, nil
 }
 
 // take keeps what is pending of a page, and puts the rest of its range back.

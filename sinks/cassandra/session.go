@@ -62,7 +62,7 @@ func (c *Config) cluster(seen gocql.ConnectObserver) *gocql.ClusterConfig {
 	k.ConnectTimeout = c.ConnectTimeout
 	k.Timeout = max(c.ReadTimeout, c.WriteTimeout)
 	k.WriteTimeout = c.WriteTimeout
-	k.PageSize = pageRows
+	k.PageSize = frameRows
 	k.MaxPreparedStmts = 1000
 	k.DefaultTimestamp = false // it would be this clock's
 	k.RetryPolicy = nil        // one retry, ours
