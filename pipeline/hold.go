@@ -31,7 +31,7 @@ type hold struct {
 	usual int // how many records are likely to come before the next flush
 	// puts finds, by message, the last of the held records whose PutMessage of it stands; prev leads to the copies before.
 	puts map[msgKey]int64
-	mem  memory
+	mem  Recent[msgKey, memState] // written and acked messages
 	mark mark
 	skew time.Duration
 
@@ -67,7 +67,7 @@ func (h *hold) add(r *Record, at time.Time, p Plan, dead error) {
 		switch o := o.(type) {
 		case sinks.PutMessage:
 			k := keyOf(o.Topic, o.ID)
-			if p.Elidable && h.mem.get(k) == memAcked {
+			if p.Elidable && h.mem.Get(k) == memAcked {
 				h.duplicates++ // its ack came before: the message is gone, or its deletion is held
 				continue
 			}
@@ -81,11 +81,11 @@ func (h *hold) add(r *Record, at time.Time, p Plan, dead error) {
 		case sinks.DeleteMessage:
 			k := keyOf(o.Topic, o.ID)
 			if p.Elidable && h.elide(k, o.ID, r.Offset) {
-				h.mem.put(k, memAcked)
+				h.mem.Put(k, memAcked)
 				h.add0(rec, nil)
 				return
 			}
-			h.mem.put(k, memAcked)
+			h.mem.Put(k, memAcked)
 		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
 		}
 		ops = append(ops, o)
@@ -111,7 +111,7 @@ const none = -1
 // not written the id. A plan with a DeleteMessage holds nothing else but its PutAcked.
 func (h *hold) elide(k msgKey, id event.ID, ack int64) bool {
 	last, ok := h.puts[k]
-	if !ok || !h.mark.set || ack < h.mark.offset || !id.Time().After(h.mark.at.Add(h.skew)) || h.mem.get(k) == memWritten {
+	if !ok || !h.mark.set || ack < h.mark.offset || !id.Time().After(h.mark.at.Add(h.skew)) || h.mem.Get(k) == memWritten {
 		return false
 	}
 	for s := last; s >= h.first; s = h.recs[s-h.first].prev {
@@ -175,8 +175,8 @@ func (h *hold) drop(n int) {
 // be in the store, whatever the flush says.
 func (h *hold) wrote(n int) {
 	for i := range n {
-		if r := &h.recs[i]; r.put && h.mem.get(r.key) != memAcked {
-			h.mem.put(r.key, memWritten)
+		if r := &h.recs[i]; r.put && h.mem.Get(r.key) != memAcked {
+			h.mem.Put(r.key, memWritten)
 		}
 	}
 }
@@ -186,11 +186,11 @@ func (h *hold) recall(p Plan) {
 	for _, o := range p.Ops {
 		switch o := o.(type) {
 		case sinks.PutMessage:
-			if k := keyOf(o.Topic, o.ID); h.mem.get(k) != memAcked {
-				h.mem.put(k, memWritten)
+			if k := keyOf(o.Topic, o.ID); h.mem.Get(k) != memAcked {
+				h.mem.Put(k, memWritten)
 			}
 		case sinks.DeleteMessage:
-			h.mem.put(keyOf(o.Topic, o.ID), memAcked)
+			h.mem.Put(keyOf(o.Topic, o.ID), memAcked)
 		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
 		}
 	}
@@ -202,37 +202,3 @@ const (
 	memWritten memState = 1 + iota
 	memAcked
 )
-
-// memory remembers written and acked messages in two halves: when the younger one is full or old, the elder one goes.
-type memory struct {
-	limit int           // most entries of one half
-	age   time.Duration // longest life of one half
-	since time.Time
-	young map[msgKey]memState
-	old   map[msgKey]memState
-}
-
-func (m *memory) get(k msgKey) memState {
-	if s, ok := m.young[k]; ok {
-		return s
-	}
-	return m.old[k]
-}
-
-func (m *memory) put(k msgKey, s memState) {
-	if m.young == nil || len(m.young) >= m.limit {
-		m.turn(time.Now())
-	}
-	m.young[k] = s
-}
-
-// tick turns the halves over when the younger one has reached its age.
-func (m *memory) tick(now time.Time) {
-	if len(m.young)+len(m.old) > 0 && now.Sub(m.since) >= m.age {
-		m.turn(now)
-	}
-}
-
-func (m *memory) turn(now time.Time) {
-	m.old, m.young, m.since = m.young, make(map[msgKey]memState), now
-}

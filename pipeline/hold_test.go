@@ -49,7 +49,7 @@ func newHolding(more ...Rule) *holding {
 	}
 	h := &holding{plan: compiled.ForSink("s"), offset: 100, start: time.UnixMilli(1_700_000_000_000)}
 	h.puts = make(map[msgKey]int64)
-	h.mem = memory{limit: 1000, age: 5 * time.Minute}
+	h.mem = Recent[msgKey, memState]{Limit: 1000, Age: 5 * time.Minute}
 	h.skew = 2 * time.Second
 	h.mark = mark{set: true, offset: 100, at: h.start}
 	return h
@@ -318,39 +318,39 @@ func TestTheMemoryTurnsOverByCountAndByAge(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		key := func(i uint64) msgKey { return msgKey{topic: i} }
-		m := memory{limit: 2, age: time.Minute}
-		if m.get(key(1)) != 0 {
+		m := Recent[msgKey, memState]{Limit: 2, Age: time.Minute}
+		if m.Get(key(1)) != 0 {
 			t.Error("an empty memory knows something")
 		}
 		for i := range uint64(4) {
-			m.put(key(i), memWritten)
+			m.Put(key(i), memWritten)
 		}
 		for i := range uint64(4) {
-			if m.get(key(i)) != memWritten {
+			if m.Get(key(i)) != memWritten {
 				t.Errorf("entry %d of 4 is forgotten, the halves hold 2 each", i)
 			}
 		}
-		m.put(key(4), memAcked)
-		if m.get(key(0)) != 0 || m.get(key(1)) != 0 || m.get(key(2)) != memWritten || m.get(key(4)) != memAcked {
+		m.Put(key(4), memAcked)
+		if m.Get(key(0)) != 0 || m.Get(key(1)) != 0 || m.Get(key(2)) != memWritten || m.Get(key(4)) != memAcked {
 			t.Error("the elder half does not go when the younger one is full")
 		}
-		m.put(key(2), memAcked)
-		if m.get(key(2)) != memAcked {
+		m.Put(key(2), memAcked)
+		if m.Get(key(2)) != memAcked {
 			t.Error("the elder half hides what is newer")
 		}
 		time.Sleep(59 * time.Second)
-		m.tick(time.Now())
-		if m.get(key(4)) == 0 {
+		m.Tick(time.Now())
+		if m.Get(key(4)) == 0 {
 			t.Error("turned over before its age")
 		}
 		time.Sleep(time.Second)
-		m.tick(time.Now())
-		if m.get(key(4)) != memAcked {
+		m.Tick(time.Now())
+		if m.Get(key(4)) != memAcked {
 			t.Error("the younger half is forgotten after one age")
 		}
 		time.Sleep(time.Minute)
-		m.tick(time.Now())
-		if m.get(key(4)) != 0 {
+		m.Tick(time.Now())
+		if m.Get(key(4)) != 0 {
 			t.Error("still remembered after two ages")
 		}
 	})

@@ -84,7 +84,7 @@ func (w *Worker) Run(ctx, work context.Context) error {
 	defer cancel()
 	w.hold.puts = make(map[msgKey]int64)
 	w.hold.skew = w.Limits.ClockSkew
-	w.hold.mem = memory{limit: max(w.Limits.Memory/2, 1), age: 5 * time.Minute}
+	w.hold.mem = Recent[msgKey, memState]{Limit: max(w.Limits.Memory/2, 1), Age: 5 * time.Minute}
 	now := time.Now()
 	w.lastGood, w.lastFlush, w.markAfter = now, now, now.Add(w.Limits.MarkAfter)
 	defer func() { w.measure(0, 0) }()
@@ -238,7 +238,7 @@ func (w *Worker) take(ctx context.Context, recs []Record) error {
 	}
 	defer w.count()
 	now := time.Now()
-	w.hold.mem.tick(now)
+	w.hold.mem.Tick(now)
 	for i := range recs {
 		r := &recs[i]
 		e, err := event.Decode(w.Kind, r.Wire)
