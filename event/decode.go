@@ -157,7 +157,7 @@ func (d *decoder) typ() string {
 
 func (d *decoder) body(kind Kind, head Head, w Wire) Event {
 	key, typ := string(w.Key), d.typ()
-	byTopic := typ == typePublish || typ == typeAcked || typ == typeReplayed
+	byTopic := typ == typePublish || typ == typeAcked
 	bySession := typ != typePublish
 	if kind == Messages && !byTopic || kind == Sessions && !bySession {
 		d.fail("ce_type", fmt.Errorf("%q does not belong to the %s topic", clip(typ), kind))
@@ -190,7 +190,7 @@ func (d *decoder) body(kind Kind, head Head, w Wire) Event {
 		return e
 	case typeAcked:
 		e := Acked{
-			Head: head, Topic: topic(), Client: client(), Message: d.id("ce_msgid", false),
+			Head: head, Topic: topic(), Client: client(), Message: d.id("ce_msgid", kind == Messages),
 			Replayed: d.num("ce_replayed", 0, 1, 0) == 1, BrokerID: d.id("ce_brokerid", false), Watched: kind == Sessions,
 		}
 		if e.Message.IsZero() && e.BrokerID.IsZero() {

@@ -92,14 +92,13 @@ type Acked struct {
 	Message ID
 	// Replayed says that the client acknowledged a replay of ours.
 	Replayed bool
-	// BrokerID is set where a replay is known only by the id that the broker gave it; the alias before it in the partition
-	// resolves it.
+	// BrokerID is set where a replay is known only by the id that the broker gave it; the alias before it in sessions resolves it.
 	BrokerID ID
 	// Watched says that the replayer must see the ack, so that it goes to both topics: acks of replays and of pub/sub.
 	Watched bool
 }
 
-// Replayed is mqtt.message.replayed: the alias of a replay, BrokerID ↔ Message.
+// Replayed is mqtt.message.replayed: the alias of a replay, BrokerID ↔ Message. Client is whom the replay is for.
 type Replayed struct {
 	Head
 	Topic    Topic
@@ -216,19 +215,22 @@ func (ReplayContinued) event() {}
 // Routes sends a publish to messages by its topic.
 func (e Published) Routes() []Route { return []Route{{Messages, e.Topic.String()}} }
 
-// Routes sends an ack to messages behind its publish and, when the replayer must see it, to sessions.
+// Routes sends an ack to messages behind its publish and, when the replayer must see it, to sessions. One of which only the broker's
+// id is known goes to sessions alone: there stands its alias, and who resolves it sends it on.
 func (e Acked) Routes() []Route {
-	r := []Route{{Messages, e.Topic.String()}}
-	if e.Watched || e.Replayed {
-		r = append(r, Route{Sessions, string(e.Client)})
+	toClient := Route{Sessions, string(e.Client)}
+	switch byTopic := (Route{Messages, e.Topic.String()}); {
+	case e.Message.IsZero():
+		return []Route{toClient}
+	case e.Watched, e.Replayed:
+		return []Route{byTopic, toClient}
+	default:
+		return []Route{byTopic}
 	}
-	return r
 }
 
-// Routes sends an alias to both topics.
-func (e Replayed) Routes() []Route {
-	return []Route{{Messages, e.Topic.String()}, {Sessions, string(e.Client)}}
-}
+// Routes sends an alias to sessions.
+func (e Replayed) Routes() []Route { return []Route{{Sessions, string(e.Client)}} }
 
 // Routes sends a dropped delivery to sessions.
 func (e Dropped) Routes() []Route { return []Route{{Sessions, string(e.Client)}} }

@@ -22,6 +22,7 @@ type delivery struct {
 	Remaining int
 	After     time.Duration // since the test began
 	id        event.ID
+	broker    event.ID // what the broker calls it, where it does
 }
 
 // broker is a broker whose clients acknowledge as the test wants it.
@@ -37,6 +38,8 @@ type broker struct {
 	ackAfter func(d delivery) time.Duration
 	// answer is the broker's answer, nil = it takes everything.
 	answer func(d delivery) (pipeline.Outcome, error)
+	// renames has the broker give each replay an id of its own, by which it tells of the ack.
+	renames bool
 }
 
 func newBroker(s *stack) *broker {
@@ -46,11 +49,17 @@ func newBroker(s *stack) *broker {
 func (b *broker) Publish(_ context.Context, to event.ClientID, m pipeline.Outgo) (pipeline.Outcome, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	d := delivery{to, m.Topic.String(), string(m.Payload), m.QoS, m.Remaining, time.Since(b.began), m.ID}
+	d := delivery{
+		To: to, Topic: m.Topic.String(), Payload: string(m.Payload), QoS: m.QoS, Remaining: m.Remaining, After: time.Since(b.began), id: m.ID,
+	}
 	if b.answer != nil {
 		if o, err := b.answer(d); err != nil || o.NoSubscriber {
 			return o, err
 		}
+	}
+	if b.renames {
+		d.broker = b.s.head().ID
+		b.s.put(event.Replayed{Head: b.s.head(), Topic: m.Topic, Client: to, Message: m.ID, BrokerID: d.broker})
 	}
 	b.got = append(b.got, d)
 	b.flight[to]++
@@ -70,7 +79,11 @@ func (b *broker) ack(d delivery) {
 	b.mu.Lock()
 	b.flight[d.To]--
 	b.mu.Unlock()
-	b.s.put(event.Acked{Head: b.s.head(), Topic: eventtest.Topic(b.s.t, d.Topic), Client: d.To, Message: d.id, Replayed: true})
+	e := event.Acked{Head: b.s.head(), Topic: eventtest.Topic(b.s.t, d.Topic), Client: d.To, Message: d.id, Replayed: true}
+	if !d.broker.IsZero() {
+		e.Message, e.BrokerID = event.ID{}, d.broker
+	}
+	b.s.put(e)
 }
 
 func (b *broker) deliveries() []delivery {

@@ -243,8 +243,12 @@ func (j *job) view(ctx context.Context) (*View, event.ID, error) {
 	}
 }
 
-// retry repeats what is transient until ctx ends. A store that refuses for good is retried too: the writers end the process.
 func (j *job) retry(ctx context.Context, what string, do func() error) error {
+	return j.o.r.retry(ctx, what+" of sink "+j.replay.Sink, do)
+}
+
+// retry repeats what is transient until ctx ends. A store that refuses for good is retried too: the writers end the process.
+func (r *Replayer) retry(ctx context.Context, what string, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
 		if err == nil {
@@ -254,9 +258,9 @@ func (j *job) retry(ctx context.Context, what string, do func() error) error {
 			return context.Cause(ctx)
 		}
 		if attempt == 1 {
-			j.o.r.Log.WarnContext(ctx, "replay waits, will retry", "what", what, "sink", j.replay.Sink, "err", err)
+			r.Log.WarnContext(ctx, "replay waits, will retry", "what", what, "err", err)
 		}
-		if err := Sleep(ctx, j.o.r.Backoff.Delay(attempt)); err != nil {
+		if err := Sleep(ctx, r.Backoff.Delay(attempt)); err != nil {
 			return err
 		}
 	}

@@ -32,13 +32,14 @@ const (
 	SkipQoS0          = "qos0"
 	SkipIgnoredClient = "ignored_client"
 	SkipUnsupported   = "unsupported"
+	SkipUnknownAlias  = "unknown_alias"
 	SkipNotAddressee  = "not_addressee"
 	SkipWildcard      = "wildcard"
 	SkipShared        = "shared"
 )
 
 // Skips are all values of Plan.Skipped, for metrics.
-var Skips = []string{SkipQoS0, SkipIgnoredClient, SkipUnsupported, SkipNotAddressee, SkipWildcard, SkipShared}
+var Skips = []string{SkipQoS0, SkipIgnoredClient, SkipUnsupported, SkipUnknownAlias, SkipNotAddressee, SkipWildcard, SkipShared}
 
 // Mode is how a replay decides what is pending.
 type Mode string

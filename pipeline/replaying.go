@@ -31,6 +31,7 @@ type Replayer struct {
 	Publisher Publisher
 	Producer  Producer
 	Evidence  Evidence
+	Aliases   bool // replays may be acknowledged by the broker's ids
 	Dead      *DeadLetters
 	Minter    *event.Minter
 	Source    string // ce_source of the events that the replayer makes
@@ -55,6 +56,7 @@ func (r *Replayer) Own(ctx, work context.Context, g Generation, tp TP, from int6
 	hard, cancel := drainContext(ctx, work, r.Limits.Drain)
 	defer cancel()
 	o := &owner{r: r, tp: tp, gen: g, clients: make(map[event.ClientID]*client), open: make(map[int64]int), next: from, committed: from}
+	o.aliases = Recent[event.ID, event.ID]{Limit: mostAliases, Age: aliasLife}
 	ctx, stop := context.WithCancelCause(ctx)
 	err := o.loop(ctx, hard)
 	stop(errGenerationOver) // what the replays did not finish stays uncommitted
@@ -82,8 +84,9 @@ type owner struct {
 	committed int64
 	commitAt  time.Time
 	swept     time.Time
-	last      Record   // the last record fetched
-	fresh     []func() // replays that begin when all of a fetch is handled
+	last      Record                     // the last record fetched
+	fresh     []func()                   // replays that begin when all of a fetch is handled
+	aliases   Recent[event.ID, event.ID] // broker's id → message
 
 	mu   sync.Mutex
 	open map[int64]int // offsets of events whose replays are not finished, with how many
@@ -95,6 +98,7 @@ func (o *owner) loop(ctx, hard context.Context) error {
 	if err := o.seek(ctx); err != nil {
 		return nil //nolint:nilerr // ctx is over, nothing was begun
 	}
+	o.recall(ctx)
 	var stream Stream
 	defer func() {
 		if stream != nil {
@@ -179,6 +183,7 @@ func (o *owner) stand(ctx, hard context.Context, reason string, cause error) err
 func (o *owner) tick(ctx, hard context.Context) error {
 	const pause, idle = time.Second, 10 * time.Minute
 	now := time.Now()
+	o.aliases.Tick(now)
 	if now.Sub(o.swept) > time.Minute {
 		o.swept = now
 		for id, c := range o.clients {
@@ -260,7 +265,13 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		return o.r.Dead.Bury(hard, rec, deadMalformed, err)
 	}
 	switch e := e.(type) {
+	case event.Replayed:
+		o.aliases.Put(e.BrokerID, e.Message)
 	case event.Acked:
+		if e.Message.IsZero() {
+			o.resolve(ctx, rec, e)
+			return nil
+		}
 		o.client(e.Client).ack(e.Message)
 	case event.Connected:
 		c := o.client(e.Client)
@@ -284,7 +295,7 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		o.subscribed(ctx, rec, e)
 	case event.ReplayContinued:
 		o.continued(ctx, rec, e)
-	case event.Published, event.Replayed, event.Dropped:
+	case event.Published, event.Dropped:
 	}
 	return nil
 }
