@@ -21,6 +21,7 @@ const (
 	CountRefusedRequest  Counter = "refused_request"  // a call that cannot be read, or with values that cannot be
 	CountRepairedID      Counter = "repaired_id"      // a message id that did not fit the time of its publish, and got it
 	CountGap             Counter = "gap"              // a call that got no answer in time: the broker went on without us
+	CountHeld            Counter = "held_envelope"    // a replay that was held back, since its alias could not be logged; it comes again
 	CountRefusedPoison   Counter = "refused_poison"   // an event that the log can never take
 	CountNotTaken        Counter = "not_taken"        // an event that was not taken since the source stops; not acknowledged
 	CountLostAck         Counter = "lost_ack"         // an ack or disconnect that did not become durable
@@ -36,7 +37,7 @@ func Counters() []Counter {
 	return []Counter{
 		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
 		CountRefusedJSON, CountIgnored, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest, CountRepairedID,
-		CountGap, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0, CountDroppedInflight, CountDroppedQueue,
+		CountGap, CountHeld, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0, CountDroppedInflight, CountDroppedQueue,
 		CountDroppedSize, CountSlowClient,
 	}
 }

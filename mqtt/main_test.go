@@ -127,7 +127,7 @@ func (c *counts) all() map[mqtt.Counter]int {
 	return maps.Clone(c.m)
 }
 
-func secretOf(t *testing.T, keys ...string) mqtt.Secret {
+func secretOf(t testing.TB, keys ...string) mqtt.Secret {
 	t.Helper()
 	var b [][]byte
 	for _, k := range keys {

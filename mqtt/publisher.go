@@ -29,6 +29,8 @@ type PublisherConfig struct {
 	Template Template
 	// Secret signs the replays, so that sources know them.
 	Secret Secret
+	// Envelope publishes each replay in an [Envelope], for an ExHook server of ours. It needs the secret.
+	Envelope bool
 	// Up is told whether all connections are up, each time one comes up or goes; nil tells nobody.
 	Up  func(up bool)
 	Now func() time.Time
@@ -64,6 +66,9 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	_, err := cfg.Server.parse()
 	if cfg.Prefix == "" {
 		err = errors.Join(err, errors.New("no client id prefix"))
+	}
+	if cfg.Envelope && cfg.Secret.IsZero() {
+		err = errors.Join(err, errors.New("envelopes need a secret"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mqtt publisher: %w", err)
@@ -133,11 +138,11 @@ func (p *Publisher) link(ctx context.Context, topic string) (*link, error) {
 // Publish returns when the broker has acknowledged the message. It waits for a connection until ctx ends. It returns
 // pipeline.ErrExpired for a message past its time, and poison for one that the broker can never take.
 func (p *Publisher) Publish(ctx context.Context, to event.ClientID, m pipeline.Outgo) (pipeline.Outcome, error) {
-	out, err := p.packet(to, m)
+	out, topic, err := p.packet(to, m)
 	if err != nil {
 		return pipeline.Outcome{}, err
 	}
-	l, err := p.link(ctx, out.Topic)
+	l, err := p.link(ctx, topic)
 	if err != nil {
 		return pipeline.Outcome{}, fmt.Errorf("publish %s: %w", m.ID, err)
 	}
@@ -163,7 +168,11 @@ func (p *Publisher) Publish(ctx context.Context, to event.ClientID, m pipeline.O
 		}
 	}()
 	ack, err := l.cm.Publish(pctx, out)
-	return outcome(m.ID, ack, err)
+	o, err := outcome(m.ID, ack, err)
+	if p.cfg.Envelope {
+		o.NoSubscriber = false // or held back by our server, which the answer does not tell: the replay waits for the ack
+	}
+	return o, err
 }
 
 // fit makes the message fit the broker's limits, or says why it cannot.
@@ -206,14 +215,19 @@ func outcome(id event.ID, ack *paho.PublishResponse, err error) (pipeline.Outcom
 	return pipeline.Outcome{}, nil
 }
 
-func (p *Publisher) packet(to event.ClientID, m pipeline.Outgo) (*paho.Publish, error) {
-	topic := m.Topic.String()
+// packet is what is sent, and the topic that it is delivered on.
+func (p *Publisher) packet(to event.ClientID, m pipeline.Outgo) (*paho.Publish, string, error) {
+	topic, err := m.Topic, error(nil)
 	if !p.cfg.Template.IsZero() {
-		t, err := p.cfg.Template.For(to, topic)
-		if err != nil {
-			return nil, fault.Poison(fmt.Errorf("publish %s: %w", m.ID, err))
+		if topic, err = p.cfg.Template.For(to, topic.String()); err != nil {
+			return nil, "", fault.Poison(fmt.Errorf("publish %s: %w", m.ID, err))
 		}
-		topic = t.String()
+	}
+	sent := topic
+	if p.cfg.Envelope {
+		if sent, err = p.cfg.Secret.Seal(Envelope{Message: m.ID, Client: to, Topic: topic}, m.Payload); err != nil {
+			return nil, "", fault.Poison(fmt.Errorf("publish %s: %w", m.ID, err))
+		}
 	}
 	props := &paho.PublishProperties{
 		ContentType: m.Properties.ContentType, ResponseTopic: m.Properties.ResponseTopic, CorrelationData: m.Properties.CorrelationData,
@@ -221,11 +235,11 @@ func (p *Publisher) packet(to event.ClientID, m pipeline.Outgo) (*paho.Publish, 
 	if f := m.Properties.PayloadFormat; f > 0 {
 		props.PayloadFormat = &f
 	}
-	for _, u := range p.cfg.Secret.Properties(to, topic, m) {
+	for _, u := range p.cfg.Secret.Properties(to, topic.String(), m) {
 		props.User = append(props.User, paho.UserProperty{Key: u.Key, Value: u.Value})
 	}
-	out := &paho.Publish{Topic: topic, QoS: byte(m.QoS), Payload: m.Payload, Properties: props}
-	return out, p.expire(out, m)
+	out := &paho.Publish{Topic: sent.String(), QoS: byte(m.QoS), Payload: m.Payload, Properties: props}
+	return out, topic.String(), p.expire(out, m)
 }
 
 // expire sets how long the message lives from now on.

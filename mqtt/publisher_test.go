@@ -151,6 +151,36 @@ func TestPublishTellsWhatTheBrokerSaid(t *testing.T) {
 	}
 }
 
+// TestAnEnvelopeGoesToATopicThatOnlyOurServerOpens: with the properties of the topic that it is delivered on. That nobody is there
+// may be our server holding it back, so the replay must wait for its ack.
+func TestAnEnvelopeGoesToATopicThatOnlyOurServerOpens(t *testing.T) {
+	t.Parallel()
+	got := make(chan *packets.Publish, 1)
+	f := &fake{publish: func(c net.Conn, p *packets.Publish) {
+		got <- p
+		puback(c, p, 0x10)
+	}}
+	secret := secretOf(t, keyA)
+	p, _ := startPublisher(t, f.start(t), func(c *mqtt.PublisherConfig) { c.Envelope = true })
+	m := outgo(t, "a/b", "x")
+	out, err := p.Publish(contextOf(t), "c/1", m)
+	if err != nil || out.NoSubscriber {
+		t.Errorf("got %+v, %v", out, err)
+	}
+	sent := <-got
+	want := mqtt.Envelope{Message: m.ID, Client: "c/1", Topic: m.Topic}
+	if e, err := secret.Open(sent.Topic, sent.Payload); err != nil || e != want {
+		t.Errorf("published to %s: %+v, %v", sent.Topic, e, err)
+	}
+	var user []event.UserProperty
+	for _, u := range sent.Properties.User {
+		user = append(user, event.UserProperty{Key: u.Key, Value: u.Value})
+	}
+	if id, client, ok := secret.Verify("a/b", sent.Payload, user); !ok || id != m.ID || client != "c/1" {
+		t.Errorf("the properties are not those of a replay to a/b: %v", user)
+	}
+}
+
 func TestPublishOverTheBrokersSizeIsPoison(t *testing.T) {
 	t.Parallel()
 	most := uint32(400)

@@ -135,7 +135,8 @@ func properties(e *event.Published, r *exhookpb.MessagePublishRequest) {
 // acked takes the id as it comes: an ack of a retained delivery has the time of the delivery, and must find its message.
 func (s *Server) acked(r *exhookpb.MessageAckedRequest) (event.Event, error) {
 	m := r.GetMessage()
-	if s.isOwn(m.GetFrom()) {
+	own := s.isOwn(m.GetFrom())
+	if own && !s.cfg.Envelope {
 		// The broker gave the replay a new id, and what is stored has another: there is nothing that this could remove.
 		return nil, &mqtt.Refusal{Counter: mqtt.CountReplay, Err: mqtt.ErrOwn}
 	}
@@ -147,7 +148,16 @@ func (s *Server) acked(r *exhookpb.MessageAckedRequest) (event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	return event.Acked{Head: s.head(m.GetNode()), Topic: topic, Client: c, Message: id}, nil
+	e := event.Acked{Head: s.head(m.GetNode()), Topic: topic, Client: c, Message: id}
+	if own {
+		e.Replayed, e.Topic = true, s.original(mqtt.Envelope{Topic: topic})
+		if k, ok := s.aliases.get(id); ok {
+			e.Message, e.Topic = k.message, k.topic
+		} else {
+			e.Message, e.BrokerID = event.ID{}, id // another server has opened the envelope: its alias is in the log
+		}
+	}
+	return e, nil
 }
 
 // dropped names the sender: the broker tells nobody else, since mostly there was nobody to deliver to.

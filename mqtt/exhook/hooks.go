@@ -3,6 +3,7 @@ package exhook
 import (
 	"slices"
 
+	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
 	"github.com/restante/restante/pipeline"
 )
@@ -43,6 +44,10 @@ func Needs(rules []pipeline.Rule) []Hook {
 			}
 		}
 	}
+	return inOrder(topics)
+}
+
+func inOrder(topics map[pipeline.Hook][]string) []Hook {
 	var out []Hook
 	for _, h := range []pipeline.Hook{
 		pipeline.ClientConnected, pipeline.ClientDisconnected, pipeline.SessionSubscribed, pipeline.SessionUnsubscribed,
@@ -54,6 +59,25 @@ func Needs(rules []pipeline.Rule) []Hook {
 		}
 	}
 	return out
+}
+
+// withEnvelopes adds the topics of envelopes to message.publish, and to message.acked those that replays are delivered on, where
+// they have topics of their own. A hook that is there for all topics stays so.
+func withEnvelopes(hooks []Hook, delivered mqtt.Template) []Hook {
+	topics := map[pipeline.Hook][]string{}
+	for _, h := range hooks {
+		topics[h.Name] = slices.Clone(h.Topics)
+	}
+	add := func(h pipeline.Hook, filter string) {
+		if have, ok := topics[h]; !ok || len(have) > 0 {
+			topics[h] = append(have, filter)
+		}
+	}
+	add(pipeline.MessagePublish, mqtt.EnvelopePrefix+"#")
+	if !delivered.IsZero() {
+		add(pipeline.MessageAcked, delivered.Filter().String())
+	}
+	return inOrder(topics)
 }
 
 // loaded is the answer that registers the hooks.

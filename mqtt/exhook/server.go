@@ -51,6 +51,10 @@ type Config struct {
 	Own func(event.ClientID) bool
 	// Secret recognises replays where the broker tells user properties; the zero one recognises none.
 	Secret mqtt.Secret
+	// Envelope says that replays come in envelopes ([mqtt.Envelope]), which the broker is asked to show us too: by them acks of
+	// replays find their messages. It needs the secret. Template is where replays are delivered; zero = on their own topic.
+	Envelope bool
+	Template mqtt.Template
 	// Budget is how long a call waits for its event to be durable (2 s when 0). It must be less than the broker's request_timeout.
 	Budget time.Duration
 	// MaxMessage is the largest request in bytes (4 MiB when 0), MaxCalls the most calls under way (8192); others wait.
@@ -74,8 +78,14 @@ func (c Config) checked() (Config, error) {
 	if c.Budget < 0 || c.Drain < 0 || c.MaxMessage < 0 || c.MaxCalls < 0 {
 		errs = append(errs, errors.New("budget, drain and limits cannot be negative"))
 	}
+	if c.Envelope && c.Secret.IsZero() {
+		errs = append(errs, errors.New("envelopes need a secret"))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return c, fmt.Errorf("exhook: %w", err)
+	}
+	if c.Envelope {
+		c.Hooks = withEnvelopes(c.Hooks, c.Template)
 	}
 	c.Budget = cmp.Or(c.Budget, defBudget)
 	c.Drain = cmp.Or(c.Drain, defDrain)
@@ -96,7 +106,8 @@ type Server struct {
 	listener net.Listener
 	slots    chan struct{} // one for each call under way
 
-	gaps, refusals rarely
+	gaps, refusals, held rarely
+	aliases              aliases
 
 	// Of the run: how events are handed over, and the context of what was taken, which outlives the run's by the drain.
 	accept pipeline.Accept

@@ -32,7 +32,7 @@ func (s *Server) service(name string) *grpc.ServiceDesc {
 			on(s, "OnClientDisconnected", s.disconnected, done),
 			on(s, "OnSessionSubscribed", s.subscribed, done),
 			on(s, "OnSessionUnsubscribed", s.unsubscribed, done),
-			on(s, "OnMessagePublish", s.published, ignore),
+			s.onPublish(),
 			on(s, "OnMessageAcked", s.acked, done),
 			on(s, "OnMessageDropped", s.dropped, done),
 		},
@@ -52,20 +52,25 @@ type request[T any] interface {
 }
 
 // on is a call that tells of an event.
-func on[T any, P request[T]](s *Server, name string, translate func(P) (event.Event, error), answer proto.Message) grpc.StreamDesc {
+func on[T any, P request[T]](s *Server, name string, translate func(P) (event.Event, error), with proto.Message) grpc.StreamDesc {
 	return grpc.StreamDesc{StreamName: name, Handler: func(_ any, stream grpc.ServerStream) error {
 		r := P(new(T))
 		if err := stream.RecvMsg(r); err != nil {
 			return s.unread(name, err)
 		}
-		e, err := translate(r)
-		if err != nil {
-			s.refused(name, err)
-		} else if err := s.take(stream.Context(), name, e); err != nil {
-			return s.missed(name, err)
-		}
-		return stream.SendMsg(answer)
+		return answer(s, stream, name, r, translate, with)
 	}}
+}
+
+// answer tells the broker to go on, once the event is durable or is known to be none.
+func answer[P proto.Message](s *Server, stream grpc.ServerStream, name string, r P, translate func(P) (event.Event, error), with proto.Message) error {
+	e, err := translate(r)
+	if err != nil {
+		s.refused(name, err)
+	} else if err := s.take(stream.Context(), name, e); err != nil {
+		return s.missed(name, err)
+	}
+	return stream.SendMsg(with)
 }
 
 var errBudget = errors.New("not durable within the budget")

@@ -1050,8 +1050,12 @@ func (x *MessageDroppedRequest) GetReason() []byte {
 }
 
 type ValuedResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Type          ValuedResponse_Type    `protobuf:"varint,1,opt,name=type,proto3,enum=restante.exhook.ValuedResponse_Type" json:"type,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Type  ValuedResponse_Type    `protobuf:"varint,1,opt,name=type,proto3,enum=restante.exhook.ValuedResponse_Type" json:"type,omitempty"`
+	// Types that are valid to be assigned to Value:
+	//
+	//	*ValuedResponse_Message
+	Value         isValuedResponse_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1091,6 +1095,134 @@ func (x *ValuedResponse) GetType() ValuedResponse_Type {
 		return x.Type
 	}
 	return ValuedResponse_CONTINUE
+}
+
+func (x *ValuedResponse) GetValue() isValuedResponse_Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *ValuedResponse) GetMessage() *Answer {
+	if x != nil {
+		if x, ok := x.Value.(*ValuedResponse_Message); ok {
+			return x.Message
+		}
+	}
+	return nil
+}
+
+type isValuedResponse_Value interface {
+	isValuedResponse_Value()
+}
+
+type ValuedResponse_Message struct {
+	Message *Answer `protobuf:"bytes,4,opt,name=message,proto3,oneof"`
+}
+
+func (*ValuedResponse_Message) isValuedResponse_Value() {}
+
+// Answer is a Message with headers. What the broker tells in them nothing here needs.
+type Answer struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Node      []byte                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Id        []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Qos       uint32                 `protobuf:"varint,3,opt,name=qos,proto3" json:"qos,omitempty"`
+	From      []byte                 `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
+	Topic     []byte                 `protobuf:"bytes,5,opt,name=topic,proto3" json:"topic,omitempty"`
+	Payload   []byte                 `protobuf:"bytes,6,opt,name=payload,proto3" json:"payload,omitempty"`
+	Timestamp uint64                 `protobuf:"varint,7,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// allow_publish = "false": the broker does not publish it.
+	Headers       map[string]string `protobuf:"bytes,8,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_mqtt_exhook_exhookpb_exhook_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_mqtt_exhook_exhookpb_exhook_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_mqtt_exhook_exhookpb_exhook_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Answer) GetNode() []byte {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Answer) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Answer) GetQos() uint32 {
+	if x != nil {
+		return x.Qos
+	}
+	return 0
+}
+
+func (x *Answer) GetFrom() []byte {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Answer) GetTopic() []byte {
+	if x != nil {
+		return x.Topic
+	}
+	return nil
+}
+
+func (x *Answer) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *Answer) GetTimestamp() uint64 {
+	if x != nil {
+		return x.Timestamp
+	}
+	return 0
+}
+
+func (x *Answer) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
 }
 
 var File_mqtt_exhook_exhookpb_exhook_proto protoreflect.FileDescriptor
@@ -1168,14 +1300,28 @@ const file_mqtt_exhook_exhookpb_exhook_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\v2\x18.restante.exhook.MessageR\amessage\"c\n" +
 	"\x15MessageDroppedRequest\x122\n" +
 	"\amessage\x18\x01 \x01(\v2\x18.restante.exhook.MessageR\amessage\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\fR\x06reason\"\x81\x01\n" +
+	"\x06reason\x18\x02 \x01(\fR\x06reason\"\xbf\x01\n" +
 	"\x0eValuedResponse\x128\n" +
-	"\x04type\x18\x01 \x01(\x0e2$.restante.exhook.ValuedResponse.TypeR\x04type\"5\n" +
+	"\x04type\x18\x01 \x01(\x0e2$.restante.exhook.ValuedResponse.TypeR\x04type\x123\n" +
+	"\amessage\x18\x04 \x01(\v2\x17.restante.exhook.AnswerH\x00R\amessage\"5\n" +
 	"\x04Type\x12\f\n" +
 	"\bCONTINUE\x10\x00\x12\n" +
 	"\n" +
 	"\x06IGNORE\x10\x01\x12\x13\n" +
-	"\x0fSTOP_AND_RETURN\x10\x02B3Z1github.com/restante/restante/mqtt/exhook/exhookpbb\x06proto3"
+	"\x0fSTOP_AND_RETURN\x10\x02B\a\n" +
+	"\x05value\"\x9c\x02\n" +
+	"\x06Answer\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\fR\x04node\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x10\n" +
+	"\x03qos\x18\x03 \x01(\rR\x03qos\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\fR\x04from\x12\x14\n" +
+	"\x05topic\x18\x05 \x01(\fR\x05topic\x12\x18\n" +
+	"\apayload\x18\x06 \x01(\fR\apayload\x12\x1c\n" +
+	"\ttimestamp\x18\a \x01(\x04R\ttimestamp\x12>\n" +
+	"\aheaders\x18\b \x03(\v2$.restante.exhook.Answer.HeadersEntryR\aheaders\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B3Z1github.com/restante/restante/mqtt/exhook/exhookpbb\x06proto3"
 
 var (
 	file_mqtt_exhook_exhookpb_exhook_proto_rawDescOnce sync.Once
@@ -1190,7 +1336,7 @@ func file_mqtt_exhook_exhookpb_exhook_proto_rawDescGZIP() []byte {
 }
 
 var file_mqtt_exhook_exhookpb_exhook_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mqtt_exhook_exhookpb_exhook_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_mqtt_exhook_exhookpb_exhook_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_mqtt_exhook_exhookpb_exhook_proto_goTypes = []any{
 	(ValuedResponse_Type)(0),           // 0: restante.exhook.ValuedResponse.Type
 	(*RequestMeta)(nil),                // 1: restante.exhook.RequestMeta
@@ -1212,6 +1358,8 @@ var file_mqtt_exhook_exhookpb_exhook_proto_goTypes = []any{
 	(*MessageAckedRequest)(nil),        // 17: restante.exhook.MessageAckedRequest
 	(*MessageDroppedRequest)(nil),      // 18: restante.exhook.MessageDroppedRequest
 	(*ValuedResponse)(nil),             // 19: restante.exhook.ValuedResponse
+	(*Answer)(nil),                     // 20: restante.exhook.Answer
+	nil,                                // 21: restante.exhook.Answer.HeadersEntry
 }
 var file_mqtt_exhook_exhookpb_exhook_proto_depIdxs = []int32{
 	2,  // 0: restante.exhook.ProviderLoadedRequest.broker:type_name -> restante.exhook.BrokerInfo
@@ -1230,11 +1378,13 @@ var file_mqtt_exhook_exhookpb_exhook_proto_depIdxs = []int32{
 	9,  // 13: restante.exhook.MessageAckedRequest.message:type_name -> restante.exhook.Message
 	9,  // 14: restante.exhook.MessageDroppedRequest.message:type_name -> restante.exhook.Message
 	0,  // 15: restante.exhook.ValuedResponse.type:type_name -> restante.exhook.ValuedResponse.Type
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	20, // 16: restante.exhook.ValuedResponse.message:type_name -> restante.exhook.Answer
+	21, // 17: restante.exhook.Answer.headers:type_name -> restante.exhook.Answer.HeadersEntry
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_mqtt_exhook_exhookpb_exhook_proto_init() }
@@ -1242,13 +1392,16 @@ func file_mqtt_exhook_exhookpb_exhook_proto_init() {
 	if File_mqtt_exhook_exhookpb_exhook_proto != nil {
 		return
 	}
+	file_mqtt_exhook_exhookpb_exhook_proto_msgTypes[18].OneofWrappers = []any{
+		(*ValuedResponse_Message)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mqtt_exhook_exhookpb_exhook_proto_rawDesc), len(file_mqtt_exhook_exhookpb_exhook_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
