@@ -84,6 +84,13 @@ func (s MQTTSource) connections() int {
 	return 4
 }
 
+// envelopes reports whether replays are published in envelopes: where nothing but ExHook tells of acks, the id of a replay is one of the
+// broker's own, and our server must see it being given.
+func (c Config) envelopes() bool {
+	exhook := c.has(func(s Source) bool { return s.Exhook != nil })
+	return c.Delivery.Evidence == "broker" && c.Delivery.To != "direct" && exhook && !c.has(Source.mapsReplays)
+}
+
 // SourceFilters are what the named MQTT source subscribes to: its filters, or without any the topics of all rules on
 // message.publish, and for decode: emqx the topic that rules republish to.
 func (c Config) SourceFilters(name string) []string {

@@ -63,7 +63,7 @@ func TestBadFilesAreExplained(t *testing.T) {
 		"exhook without a key":      {"sources: {x: {type: exhook, tls: {cert_file: c}}}\ndelivery: {evidence: puback}\n", "sources.x.tls.key_file (line 1): is missing: it belongs to cert_file"},
 		"exhook without one":        {"sources: {x: {type: exhook, tls: {enabled: true}}}\ndelivery: {evidence: puback}\n", "sources.x.tls.cert_file (line 1): is missing: a server with TLS needs a certificate"},
 		"exhook without budget":     {"sources: {x: {type: exhook, budget: 0s}}\ndelivery: {evidence: puback}\n", "sources.x.budget (line 1): 0s is too small, the least is 100ms"},
-		"exhook with evidence":      {"sources: {x: {type: exhook}}\n", "delivery.evidence: exhook tells acks of replays by an id of the broker's own, so that no replay would ever count as delivered: use puback, or a source with decode: emqx beside it"},
+		"exhook with evidence":      {"sources: {x: {type: exhook}}\n", "delivery.secret: is required with exhook: by it ingest knows the replays whose acks it maps; set secret or secret_file, or use puback as evidence"},
 		"exhook beside rule events": {"sources: {x: {type: exhook}, y: {type: mqtt, url: \"mqtt://b\", decode: emqx, connections: 999}}\n", "sources.y.connections (line 1): 999 is too large, the most is 256"},
 		"cassandra without hosts":   {"sinks: {x: {type: cassandra}}\n", "sinks.x.hosts (line 1): is missing"},
 		"cassandra's consistency":   {"sinks: {x: {type: cassandra, hosts: a, consistency: local_quorom}}\n", `sinks.x.consistency (line 1): "local_quorom" is unknown: did you mean local_quorum?`},

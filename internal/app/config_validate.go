@@ -169,8 +169,9 @@ func (c Config) checkDelivery(faults *Faults) {
 	case d.Evidence != "broker" || len(c.Sources) == 0:
 	case !c.sees(pipeline.MessageAcked):
 		faults.add("delivery.evidence", "no source tells of acks, so that nothing would ever count as delivered: use puback")
-	case !c.has(Source.mapsReplays) && c.has(func(s Source) bool { return s.Exhook != nil }):
-		faults.add("delivery.evidence", "exhook tells acks of replays by an id of the broker's own, so that no replay would ever count as delivered: use puback, or a source with decode: emqx beside it")
+	}
+	if c.envelopes() && len(d.Secret) == 0 && d.SecretFile == "" {
+		faults.add("delivery.secret", "is required with exhook: by it ingest knows the replays whose acks it maps; set secret or secret_file, or use puback as evidence")
 	}
 	rules, _ := c.expand()
 	for _, p := range rules {

@@ -35,7 +35,7 @@ func (w *Wire) Publisher() (*mqtt.Publisher, error) {
 	return mqtt.NewPublisher(mqtt.PublisherConfig{
 		Server: mqtt.Server{URLs: d.URL, TLS: tls, User: d.User, Password: string(d.Password)},
 		Prefix: d.ClientPrefix, Instance: strconv.FormatUint(node, 36), Connections: d.Connections,
-		Template: template, Secret: secret, Now: time.Now, Log: w.Process.Log,
+		Template: template, Secret: secret, Envelope: c.envelopes(), Now: time.Now, Log: w.Process.Log,
 		Up: func(up bool) {
 			detail := ""
 			if !up {

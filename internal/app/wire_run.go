@@ -277,7 +277,7 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 	}
 	r := &pipeline.Replayer{
 		Reader: reader, Topics: w.Topics, Group: group, Plan: w.Rules.Plan, Sinks: read, Publisher: pub, Producer: producer,
-		Evidence: pipeline.Evidence(c.Delivery.Evidence), Dead: w.deadLetters(producer, group, "replayer"), Minter: w.Minter,
+		Evidence: pipeline.Evidence(c.Delivery.Evidence), Aliases: c.envelopes(), Dead: w.deadLetters(producer, group, "replayer"), Minter: w.Minter,
 		Source: "restante/replayer", Limits: w.replayLimits(), Backoff: pipeline.DefaultBackoff, Metrics: w.Metrics,
 		Log: w.Process.Log, Now: time.Now,
 	}
