@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/pipeline"
@@ -124,6 +125,15 @@ func (c Config) Warnings() []string {
 		}
 		if e := c.Sources[name].Exhook; e != nil && (!e.TLS.Enabled || e.TLS.ClientCAFile == "") && !isLoopback(e.Listen) {
 			warn("sources.%s: anybody who reaches %s may make up events: set tls with client_ca_file, or keep the address inside", name, e.Listen)
+		}
+	}
+	for i, r := range c.Rules {
+		var names []string
+		for _, b := range r.leftOut() {
+			names = append(names, string(b.action))
+		}
+		if len(names) > 0 {
+			warn("rules[%d]: preset %s runs without what is not in this version: %s", i, r.Preset, strings.Join(names, ", "))
 		}
 	}
 	rules, _ := c.expand()

@@ -134,6 +134,11 @@ func (c Config) PrintRules(w io.Writer) error {
 		}
 		b.WriteString("\n")
 	}
+	for _, r := range c.Rules {
+		for _, n := range r.leftOut() {
+			fmt.Fprintf(&b, "#   %-20s %-28s → nowhere: it is not in this version\n", n.hook, n.action)
+		}
+	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return fmt.Errorf("print rules: %w", err)
 	}

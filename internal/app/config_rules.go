@@ -44,6 +44,7 @@ type bound struct {
 	action pipeline.Action
 }
 
+// presets are EMQX's own sets: the rule action of its Cassandra page, and the hooks of its DynamoDB backend's conf file, in order.
 var presets = map[string][]bound{
 	"emqx-offline-cassandra": {
 		{pipeline.MessagePublish, pipeline.OnMessagePublish},
@@ -139,6 +140,7 @@ func (r Rule) expand(path string, faults *Faults) []pipeline.Rule {
 		switch {
 		case r.Preset != "":
 			bind(f, presets[r.Preset]...)
+			out = slices.DeleteFunc(out, func(p pipeline.Rule) bool { return p.Unsupported() != "" })
 		case r.Action != "":
 			bind(f, presets["emqx-offline-cassandra"]...)
 		default:
@@ -151,6 +153,14 @@ func (r Rule) expand(path string, faults *Faults) []pipeline.Rule {
 		return nil
 	}
 	return out
+}
+
+// leftOut are the hooks and actions of the rule's preset that this version cannot carry out. A preset runs without them; the check
+// and each start name them. An action that the file itself names is refused instead.
+func (r Rule) leftOut() []bound {
+	return slices.DeleteFunc(slices.Clone(presets[r.Preset]), func(b bound) bool {
+		return pipeline.Rule{Hook: b.hook, Action: b.action}.Unsupported() == ""
+	})
 }
 
 // checkForm checks that the rule has the keys of exactly one form.

@@ -1,18 +1,13 @@
 package app
 
 import (
-	"errors"
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/restante/restante/event"
 )
-
-const seedSQL = `SELECT * FROM "t/#", "$events/session_subscribed", "$events/message_acked" WHERE topic =~ 't/#'`
 
 // withRules is a configuration of rules on two sinks and a source that sees all.
 func withRules(rules string) []byte {
@@ -64,6 +59,33 @@ func TestAllFormsOfARuleAreExpanded(t *testing.T) {
 	}
 }
 
+// The golden file has what each preset becomes: the rules that run with their options, and by name what this version leaves out.
+func TestPresetsBecomeTheRulesOfEMQX(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	for _, name := range sortedKeys(presets) {
+		for _, options := range []string{"", `, topic: "t/+/#", ttl: 1h, max_returned_count: 500, time_range: 2h, addressee: "t/{clientid}/#", ack: {ignore_clients: m-*}`} {
+			rule := fmt.Sprintf("{preset: %s, sink: s%s}", name, options)
+			c, err := Parse(withRules("  - "+rule), noEnv)
+			if err != nil {
+				t.Fatalf("%s: %v", rule, err)
+			}
+			fmt.Fprintln(&b, rule)
+			for _, r := range c.PipelineRules() {
+				fmt.Fprintf(&b, "  %s %s %q ttl=%s max=%d range=%s addressee=%q ignore=%q\n",
+					r.Hook, r.Action, r.Topic, r.TTL, r.MaxReturned, r.TimeRange, r.Addressee, r.IgnoreClients)
+			}
+			for _, w := range c.Warnings() {
+				fmt.Fprintln(&b, "  warning:", w)
+			}
+			if err := c.PrintRules(&b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	golden(t, "testdata/presets.golden", b.Bytes())
+}
+
 func TestOptionsReachTheActionsThatTakeThem(t *testing.T) {
 	t.Parallel()
 	c, err := Parse(withRules(`  - {topic: "t/+/#", action: save_offline_messages, sink: s, ttl: 7d, max_returned_count: 5, time_range: 2h, addressee: "t/{clientid}/#", wildcards: false, ack: {ignore_clients: x-*}}`), noEnv)
@@ -103,7 +125,6 @@ func TestBadRulesAreExplained(t *testing.T) {
 		"topic without meaning":     {`  - {on: client.connected, topic: a, do: on_client_connected, sink: s}`, "rules[0].topic (line 5): means nothing: events of client.connected have no topic"},
 		"option without meaning":    {`  - {on: message.publish, topic: a, do: on_message_publish, max_returned_count: 3, sink: s}`, "rules[0].max_returned_count (line 5): means nothing to on_message_publish on message.publish"},
 		"action of a later version": {`  - {on: session.subscribed, topic: "#", do: on_retain_lookup, sink: s}`, "on_retain_lookup: is not in this version"},
-		"preset of a later version": {`  - {preset: emqx-backend-dynamo, sink: s}`, "on_subscribe_lookup: is not in this version"},
 		"mode of a later version":   {`  - {on: session.subscribed, topic: "#", do: on_message_fetch_for_pubsub, sink: s}`, "pub/sub mode is not in this version"},
 		"addressee":                 {`  - {topic: "a/#", action: save_offline_messages, addressee: "a/x{clientid}", sink: s}`, "rules[0].addressee (line 5): "},
 		"addressee elsewhere":       {`  - {topic: "a/#", action: save_offline_messages, addressee: "b/{clientid}/#", sink: s}`, `rules[0].addressee (line 5): "b/{clientid}/#" fits no topic of the rule's filter "a/#"`},
@@ -250,106 +271,4 @@ func TestWarnings(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestSQLSelectsEvents(t *testing.T) {
-	t.Parallel()
-	tests := map[string]struct{ sql, want string }{
-		"verbatim":                   {seedSQL, "[t/#] [session.subscribed message.acked] t/#"},
-		"case, space and new lines":  {"select  *\n from\t\"t/#\" , \"$events/message_acked\"\nwhere TOPIC=~'t/#'", "[t/#] [message.acked] t/#"},
-		"no condition":               {`SELECT * FROM "a", "$SYS/b"`, "[a $SYS/b] [] #"},
-		"one topic":                  {`SELECT * FROM "t/#" WHERE topic = 't/1'`, "[t/1] [] t/1"},
-		"the narrower one counts":    {`SELECT * FROM "t/+/x", "t/#" WHERE topic =~ 't/+/#'`, "[t/+/x t/+/#] [] t/+/#"},
-		"a quote of the other kind":  {`SELECT * FROM "it's" WHERE topic = 'say "x"'`, "character 22: no topic of \"it's\" satisfies it"},
-		"empty":                      {"", "character 1: the end stands where SELECT is expected"},
-		"columns":                    {"SELECT payload FROM \"t\"", `character 8: "payload" stands where * is expected`},
-		"foreach":                    {`FOREACH x FROM "t"`, `character 1: "FOREACH" stands where SELECT is expected`},
-		"bare topic":                 {"SELECT * FROM t", `character 15: "t" stands where a topic in double quotes is expected`},
-		"topic in single quotes":     {"SELECT * FROM 't'", `character 15: 't' stands where a topic in double quotes is expected`},
-		"keyword in quotes":          {`"SELECT" * FROM "t"`, `character 1: "SELECT" stands where SELECT is expected`},
-		"unclosed":                   {`SELECT * FROM "t`, `character 15: the text that begins here has no closing "`},
-		"bad filter":                 {`SELECT * FROM "a/#/b"`, `character 16: filter "a/#/b": '#' must be the last level`},
-		"shared":                     {`SELECT * FROM "$share/g/t"`, `character 16: filter "$share/g/t": a shared subscription selects nothing here`},
-		"another event":              {`SELECT * FROM "$events/client_connected"`, `character 16: event "$events/client_connected" is not one that save_offline_messages uses`},
-		"named twice":                {`SELECT * FROM "t", "t"`, "character 20: it stands in FROM for the second time"},
-		"another column":             {`SELECT * FROM "t" WHERE qos = 1`, `character 25: "qos" stands where topic is expected`},
-		"another operator":           {`SELECT * FROM "t" WHERE topic > 't'`, `character 31: ">" stands where =~ or = is expected`},
-		"a number":                   {`SELECT * FROM "t" WHERE topic = 1`, `character 33: "1" stands where a text in single quotes is expected`},
-		"more conditions":            {`SELECT * FROM "t" WHERE topic = 't' AND qos = 1`, `character 37: "AND" is not understood here`},
-		"a wildcard under =":         {`SELECT * FROM "t/#" WHERE topic = 't/#'`, `character 36: "t/#" has a wildcard, which = does not know: write =~`},
-		"nothing satisfies":          {`SELECT * FROM "t/#" WHERE topic =~ 'u/#'`, `character 21: no topic of "t/#" satisfies it`},
-		"a partial overlap":          {`SELECT * FROM "t/+/a" WHERE topic =~ 't/b/+'`, `character 23: "t/+/a" and "t/b/+" overlap only in part: write the topics that both select into FROM`},
-		"characters are not bytes":   {`SELECT * FROM "tür/€", x`, `character 24: "x" stands where a topic in double quotes is expected`},
-		"a semicolon":                {`SELECT * FROM "t";`, `character 18: ";" is not understood here`},
-		"NUL":                        {"SELECT * FROM \"t\x00\"", `character 16: filter "t\x00": holds NUL`},
-		"an unfinished condition":    {`SELECT * FROM "t" WHERE`, "character 24: the end stands where topic is expected"},
-		"a comma at the end of FROM": {`SELECT * FROM "t",`, "character 19: the end stands where a topic in double quotes is expected"},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s, err := ParseSQL(tt.sql)
-			got := fmt.Sprint(s.Topics, s.Hooks, s.Where)
-			if err != nil {
-				got = strings.TrimSuffix(err.Error(), "; "+sqlSupported)
-			}
-			if got != tt.want {
-				t.Errorf("got  %s\nwant %s", got, tt.want)
-			}
-		})
-	}
-}
-
-func TestCoveringFilterMatchesAllThatTheOtherMatches(t *testing.T) {
-	t.Parallel()
-	levels := []string{"a", "b", "+", "#", "$s"}
-	var filters []event.Filter
-	var topics []event.Topic
-	var grow func(prefix string, depth int)
-	grow = func(prefix string, depth int) {
-		for _, l := range levels {
-			text := prefix + l
-			if f, err := event.ParseFilter(text); err == nil {
-				filters = append(filters, f)
-			}
-			if tp, err := event.ParseTopic(text); err == nil {
-				topics = append(topics, tp)
-			}
-			if depth < 3 {
-				grow(text+"/", depth+1)
-			}
-		}
-	}
-	grow("", 1)
-	for _, f := range filters {
-		for _, g := range filters {
-			if !covers(f, g) {
-				continue
-			}
-			for _, tp := range topics {
-				if g.Match(tp) && !f.Match(tp) {
-					t.Fatalf("%q covers %q, but %q matches only the second", f, g, tp)
-				}
-			}
-		}
-	}
-}
-
-func FuzzParseSQL(f *testing.F) {
-	f.Add(seedSQL)
-	f.Add(`SELECT * FROM "t" WHERE topic = 't'`)
-	f.Add("select*from\"\xff\"")
-	f.Fuzz(func(t *testing.T, text string) {
-		s, err := ParseSQL(text)
-		if err == nil {
-			if len(s.Topics)+len(s.Hooks) == 0 || s.Where.IsZero() {
-				t.Errorf("%q selects nothing: %+v", text, s)
-			}
-			return
-		}
-		var e *SQLError
-		if !errors.As(err, &e) || e.Pos < 1 || e.Pos > utf8.RuneCountInString(text)+1 || e.Text == "" {
-			t.Errorf("error without a position: %#v", err)
-		}
-	})
 }

@@ -200,6 +200,9 @@ func (p *sqlParser) item() selected {
 		}
 		return s
 	}
+	if strings.HasPrefix(t.text, "$bridges/") || strings.HasPrefix(t.text, "$sources/") {
+		p.fail(t.at+1, "%q names a bridge, whose messages are no publishes of clients", t.text)
+	}
 	s.filter = p.filter(t)
 	return s
 }

@@ -185,6 +185,20 @@ rules:
   - {preset: emqx-offline-cassandra, topic: "news/#", sink: history}
 ` + "```" + `
 
+A preset stands for what EMQX 4 had for the store. Its options are those of the actions in it:
+
+- ` + "`emqx-offline-cassandra`" + `: the rule action "save offline messages to Cassandra", that is on_message_publish,
+  on_message_fetch_for_queue and on_message_acked_for_queue. It is the same as ` + "`action: save_offline_messages`" + ` on the topic.
+- ` + "`emqx-backend-dynamo`" + `: the hooks of emqx_backend_dynamo.conf, all but the one that is commented out there. It runs without
+  on_subscribe_lookup, on_retain_lookup and on_acked_delete, which are not in this version: the check and each start say so.
+
+Both work on every type of sink. An action that is not in this version is refused where a rule names it itself.
+` + "`restante convert`" + ` makes rules of a conf file, line by line.
+
+EMQX rule SQL may select whole events by topic: ` + "`SELECT * FROM`" + ` a list of topic filters, ` + "`$events/session_subscribed`" + ` and
+` + "`$events/message_acked`" + ` in double quotes, and ` + "`WHERE topic =~ 'filter'`" + ` or ` + "`WHERE topic = 'topic'`" + ` or nothing. A column, a function,
+another condition or event is refused with its position.
+
 Options that mean nothing to the actions of a rule are faults. So are two rules on one sink whose topics overlap when one is in
 queue mode and the other in pub/sub mode, or when they do the same with different options.
 
