@@ -70,7 +70,7 @@ func newRoot(signals <-chan os.Signal) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newUp(signals), newDemo(signals), newCheck(), newMigrate())
+	root.AddCommand(newUp(signals), newDemo(signals), newCheck(), newMigrate(), newConvert())
 	for _, c := range append(root.Commands(), root) {
 		check := c.Args
 		c.Args = func(cmd *cobra.Command, args []string) error {
