@@ -177,7 +177,7 @@ const rulesText = `A rule has one of four forms:
 
 ` + "```yaml" + `
 rules:
-  - {on: message.publish, topic: "t/#", do: [on_message_publish, on_message_retain, on_retain_delete], sink: history}
+  - {on: message.publish, topic: "state/#", do: [on_message_publish, on_message_retain, on_retain_delete], sink: history}
   - {topic: "cmd/#", action: save_offline_messages, sink: history}
   - sql: SELECT * FROM "t/#", "$events/session_subscribed", "$events/message_acked" WHERE topic =~ 't/#'
     action: save_offline_messages

@@ -219,7 +219,7 @@ func gathered(t *testing.T, reg *prometheus.Registry, name, label string) float6
 // The configuration of the page that says how to connect an EMQX is one that the check accepts.
 func TestExhookPageIsAccepted(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../docs/emqx.md")
+	page, err := os.ReadFile("../../docs/brokers/emqx-4.md")
 	if err != nil {
 		t.Fatal(err)
 	}

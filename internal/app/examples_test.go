@@ -1,0 +1,59 @@
+package app
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Each example is a configuration for all processes, and warns of nothing but what its comments say.
+func TestExamplesAreAccepted(t *testing.T) {
+	t.Parallel()
+	const folder = "../../examples"
+	warnings := map[string][]string{
+		"mqtt5-plain.yaml":      {"rules[0]: no source tells message.acked: what is delivered live stays stored until a replay delivers it again"},
+		"seed-2-dynamodb.yaml":  {"rules[0]: preset emqx-backend-dynamo runs without what is not in this version: on_subscribe_lookup, on_retain_lookup, on_acked_delete"},
+		"emqx-4-exhook.yaml":    nil,
+		"emqx-5-exhook.yaml":    nil,
+		"emqx-rules.yaml":       nil,
+		"embedded.yaml":         nil,
+		"seed-1-cassandra.yaml": nil,
+	}
+	files, err := filepath.Glob(folder + "/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(folder + "/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, file := range files {
+		name := filepath.Base(file)
+		seen[name] = true
+		c, err := Load(file, noEnv)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, process := range []string{ProcessIngest, ProcessWriter, ProcessReplayer} {
+			if err := c.For(process); err != nil {
+				t.Errorf("%s: %s: %v", name, process, err)
+			}
+		}
+		if d := cmp.Diff(warnings[name], c.Warnings()); d != "" {
+			t.Errorf("%s warns of other things (-want +got):\n%s", name, d)
+		}
+		if !strings.Contains(string(page), "("+name+")") {
+			t.Errorf("%s/README.md does not name %s", folder, name)
+		}
+	}
+	for name := range warnings {
+		if !seen[name] {
+			t.Errorf("%s/%s is missing", folder, name)
+		}
+	}
+}
