@@ -151,6 +151,15 @@ func (d EMQX) Decode(p Packet) ([]event.Event, error) {
 	return []event.Event{e}, nil
 }
 
+// Event makes the event of the JSON of one rule event, however it came, or refuses with a [*Refusal].
+func (d EMQX) Event(text []byte) (event.Event, error) {
+	var r ruleEvent
+	if err := json.Unmarshal(text, &r); err != nil {
+		return nil, &Refusal{CountRefusedJSON, fmt.Errorf("read an event: %w", err)}
+	}
+	return d.event(r)
+}
+
 // presence completes an event of the presence module, which says in its topic what it is.
 func (r *ruleEvent) presence(topic string) {
 	rest, ok := strings.CutPrefix(topic, "$SYS/brokers/")
@@ -204,6 +213,9 @@ func (d EMQX) event(r ruleEvent) (event.Event, error) {
 	case d.isOwn(r.ClientID):
 		return nil, &Refusal{CountOwnEvent, ErrOwn}
 	}
+	if _, err := event.ParseClientID(r.ClientID); err != nil {
+		return nil, &Refusal{CountRefusedClient, fmt.Errorf("%s: %w", r.Event, err)}
+	}
 	switch r.Event {
 	case "message.acked", "delivery.dropped":
 		return d.delivery(r)
@@ -222,8 +234,12 @@ func (d EMQX) published(r ruleEvent) (event.Event, error) {
 	if err != nil {
 		return nil, &Refusal{CountRefusedJSON, err}
 	}
+	sender, err := event.ParseClientID(r.ClientID)
+	if err != nil {
+		sender = "" // nobody who could be named
+	}
 	e := event.Published{
-		Head: d.head(r), Topic: topic, Sender: event.ClientID(r.ClientID), QoS: r.QoS, Retain: r.Flags.Retain, Payload: payload,
+		Head: d.head(r), Topic: topic, Sender: sender, QoS: r.QoS, Retain: r.Flags.Retain, Payload: payload,
 		Expiry:     time.Duration(r.PubProps.number("Message-Expiry-Interval", 1<<32-1)) * time.Second,
 		Properties: r.PubProps.properties(),
 	}
