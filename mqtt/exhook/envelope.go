@@ -57,7 +57,7 @@ func (s *Server) open(ctx context.Context, name string, m *exhookpb.Message) *ex
 	alias := event.Replayed{Head: s.head(m.GetNode()), Topic: s.original(e), Client: e.Client, Message: e.Message, BrokerID: broker}
 	if err := s.take(ctx, name, alias); err != nil {
 		s.cfg.Count(mqtt.CountHeld)
-		s.held.say(func(before int) {
+		s.held.Say(func(before int) {
 			s.cfg.Log.WarnContext(ctx, "replay held back, its alias is not in the log; it is sent again later", "err", err, "unsaid", before)
 		})
 		return nothing

@@ -106,7 +106,7 @@ type Server struct {
 	listener net.Listener
 	slots    chan struct{} // one for each call under way
 
-	gaps, refusals, held rarely
+	gaps, refusals, held mqtt.Rarely
 	aliases              aliases
 
 	// Of the run: how events are handed over, and the context of what was taken, which outlives the run's by the drain.

@@ -10,10 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/restante/restante/event"
-	"github.com/restante/restante/fault"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
-	"github.com/restante/restante/pipeline"
 )
 
 // Services are the names under which brokers call us: EMQX 4.3 and 4.4, 5.0 to 5.8, and from 5.9 on.
@@ -73,35 +71,25 @@ func answer[P proto.Message](s *Server, stream grpc.ServerStream, name string, r
 	return stream.SendMsg(with)
 }
 
-var errBudget = errors.New("not durable within the budget")
-
-// take returns nil once the event is durable, or is of no use to anybody. A broker that hangs up in the middle does not repeat its
-// call, so the event is taken all the same.
+// take returns nil once the event is durable, or is of no use to anybody.
 func (s *Server) take(ctx context.Context, name string, e event.Event) error {
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.cfg.Budget, errBudget)
+	ctx, cancel := mqtt.Within(ctx, s.work, s.cfg.Budget)
 	defer cancel()
-	defer context.AfterFunc(s.work, cancel)() //nolint:contextcheck // a call ends with the run at the latest
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	r, err := s.accept(ctx, e)
-	if err == nil && r != nil {
-		err = pipeline.Wait(ctx, r)
-	}
-	if fault.IsPoison(err) {
+	return mqtt.Durable(ctx, s.accept, func(err error) {
 		s.refused(name, &mqtt.Refusal{Counter: mqtt.CountRefusedPoison, Err: err})
-		return nil
-	}
-	return err
+	}, e)
 }
 
 // missed is what becomes of an event that is not durable in time: the broker is told so, and goes on without us.
 func (s *Server) missed(name string, err error) error {
 	s.cfg.Count(mqtt.CountGap)
-	s.gaps.say(func(before int) {
+	s.gaps.Say(func(before int) {
 		s.cfg.Log.Error("event was not durable in time, the broker goes on without it", "call", name, "err", err, "unsaid", before)
 	})
 	return status.Error(codes.Unavailable, "the event is not durable")
@@ -115,7 +103,7 @@ func (s *Server) refused(name string, err error) {
 	if errors.Is(err, mqtt.ErrOwn) {
 		return
 	}
-	s.refusals.say(func(before int) {
+	s.refusals.Say(func(before int) {
 		s.cfg.Log.Warn("event refused", "call", name, "err", err, "unsaid", before)
 	})
 }
