@@ -22,6 +22,8 @@ const (
 	CountRepairedID      Counter = "repaired_id"      // a message id that did not fit the time of its publish, and got it
 	CountGap             Counter = "gap"              // a call that got no answer in time: the broker went on without us
 	CountHeld            Counter = "held_envelope"    // a replay that was held back, since its alias could not be logged; it comes again
+	CountUnavailable     Counter = "unavailable"      // a request that was not durable in time: the broker was told to repeat it
+	CountRefusedAuth     Counter = "refused_auth"     // a request without the right token or signature
 	CountRefusedPoison   Counter = "refused_poison"   // an event that the log can never take
 	CountNotTaken        Counter = "not_taken"        // an event that was not taken since the source stops; not acknowledged
 	CountLostAck         Counter = "lost_ack"         // an ack or disconnect that did not become durable
@@ -37,7 +39,8 @@ func Counters() []Counter {
 	return []Counter{
 		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
 		CountRefusedJSON, CountIgnored, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest, CountRepairedID,
-		CountGap, CountHeld, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0, CountDroppedInflight, CountDroppedQueue,
+		CountGap, CountHeld, CountUnavailable, CountRefusedAuth, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0,
+		CountDroppedInflight, CountDroppedQueue,
 		CountDroppedSize, CountSlowClient,
 	}
 }
