@@ -79,10 +79,11 @@ type SASL struct {
 
 // Source is one source: its type and what that type needs, in one mapping.
 type Source struct {
-	Type     string          `yaml:"type" need:"true" one:"embedded|exhook|mqtt" later:"webhook" doc:"What kind of source it is."`
+	Type     string          `yaml:"type" need:"true" one:"embedded|exhook|mqtt|webhook" doc:"What kind of source it is."`
 	Embedded *EmbeddedSource `yaml:"-"`
 	Exhook   *ExhookSource   `yaml:"-"`
 	MQTT     *MQTTSource     `yaml:"-"`
+	Webhook  *WebhookSource  `yaml:"-"`
 }
 
 // EmbeddedSource is a broker inside the ingest process.
@@ -117,6 +118,22 @@ type MQTTSource struct {
 	ReceiveMaximum int           `yaml:"receive_maximum" min:"1" max:"65535" doc:"How many messages the broker may send before the first is acknowledged."`
 	SessionExpiry  time.Duration `yaml:"session_expiry" min:"1m" doc:"How long the broker keeps our messages while we are away."`
 	FetchTopic     string        `yaml:"fetch_topic" doc:"With decode: plain, the topic to which a client publishes a filter to ask for its messages; empty = off. It holds {clientid} as one level."`
+}
+
+// WebhookSource is an HTTP server that brokers post to.
+type WebhookSource struct {
+	Listen     string        `yaml:"listen" need:"true" doc:"The address that the brokers post to."`
+	Path       string        `yaml:"path" need:"true" doc:"The path of the URL that they post to; any other is answered with 404."`
+	Format     string        `yaml:"format" need:"true" one:"emqx-rule|emqx-webhook|vernemq" doc:"What they post: emqx-rule = the JSON of EMQX's rule engine, one event or an array, emqx-webhook = that of the plugin emqx_web_hook of EMQX 4, vernemq = that of VerneMQ's webhooks."`
+	Payload    string        `yaml:"payload" one:"base64|plain" doc:"How emqx-webhook and vernemq write payloads, as the broker is set; emqx-rule tells it by the name of the field."`
+	TLS        ListenTLS     `yaml:"tls" doc:"TLS for the brokers."`
+	Token      Secret        `yaml:"token" doc:"What must stand in the header Authorization behind Bearer, 16 bytes or more; empty = nothing. Or use token_file."`
+	TokenFile  string        `yaml:"token_file" doc:"File that holds the token."`
+	HMACKey    Secret        `yaml:"hmac_key" doc:"The key of the HMAC-SHA256 of the body that hmac_header must hold in hex, 16 bytes or more; empty = none is asked for. Or use hmac_key_file."`
+	HMACFile   string        `yaml:"hmac_key_file" doc:"File that holds the key."`
+	HMACHeader string        `yaml:"hmac_header" need:"true" doc:"The header of the HMAC."`
+	Budget     time.Duration `yaml:"budget" min:"100ms" max:"1m" doc:"How long a request waits for its events to be durable. Then it is answered with 503. It must be less than the broker's time-out."`
+	MaxBody    Size          `yaml:"max_body" min:"0" max:"128MiB" doc:"Larger bodies are answered with 413; 0 = 4MiB, or more where ingest.max_payload in base64 needs it."`
 }
 
 // Ingest are the limits of ingest.
@@ -238,6 +255,10 @@ func (s *Source) choose(typ string) any {
 			Decode: "plain", ClientPrefix: "restante-", QoS: 1,
 			ReceiveMaximum: 1024, SessionExpiry: 24 * time.Hour, FetchTopic: "offline/fetch/{clientid}",
 		}
+	case "webhook":
+		s.Webhook = &WebhookSource{
+			Listen: "127.0.0.1:8090", Path: "/events", Payload: "base64", HMACHeader: "X-Restante-Signature", Budget: 2 * time.Second,
+		}
 	}
 	return s.chosen()
 }
@@ -250,6 +271,8 @@ func (s *Source) chosen() any {
 		return s.Exhook
 	case s.MQTT != nil:
 		return s.MQTT
+	case s.Webhook != nil:
+		return s.Webhook
 	}
 	return nil
 }

@@ -71,6 +71,7 @@ func (c Config) Conditions(process string, sinkNames []string) []string {
 const (
 	decodeEMQX = "emqx"
 	emqxEvents = "restante/events" // where a rule republishes to
+	formatRule = "emqx-rule"       // the same JSON, by a webhook
 )
 
 // connections is how many the source makes.
@@ -90,6 +91,9 @@ func (c Config) envelopes() bool {
 	exhook := c.has(func(s Source) bool { return s.Exhook != nil })
 	return c.Delivery.Evidence == "broker" && c.Delivery.To != "direct" && exhook && !c.has(Source.mapsReplays)
 }
+
+// room is how large a body is that holds one message with that payload.
+func (h WebhookSource) room(payload Size) Size { return payload/3*4 + 64*KiB }
 
 // SourceFilters are what the named MQTT source subscribes to: its filters, or without any the topics of all rules on
 // message.publish, and for decode: emqx the topic that rules republish to.
@@ -135,12 +139,19 @@ func (c Config) WithSecrets() (Config, error) {
 	read("kafka.sasl.password_file", &c.Kafka.SASL.Password, &c.Kafka.SASL.PasswordFile)
 	c.Sources = maps.Clone(c.Sources)
 	for _, name := range sortedKeys(c.Sources) {
-		if s := c.Sources[name]; s.MQTT != nil {
+		s := c.Sources[name]
+		switch {
+		case s.MQTT != nil:
 			m := *s.MQTT
 			read("sources."+name+".password_file", &m.Password, &m.PasswordFile)
 			s.MQTT = &m
-			c.Sources[name] = s
+		case s.Webhook != nil:
+			h := *s.Webhook
+			read("sources."+name+".token_file", &h.Token, &h.TokenFile)
+			read("sources."+name+".hmac_key_file", &h.HMACKey, &h.HMACFile)
+			s.Webhook = &h
 		}
+		c.Sources[name] = s
 	}
 	c.Sinks = maps.Clone(c.Sinks)
 	for _, name := range sortedKeys(c.Sinks) {

@@ -73,7 +73,12 @@ func overlap(a, b event.Filter) bool { return a.IsZero() || b.IsZero() || a.Over
 // sight is what a source's events tell, by hook.
 func (s Source) sight() []pipeline.Hook {
 	switch {
-	case s.MQTT != nil && s.MQTT.Decode == decodeEMQX:
+	case s.MQTT != nil && s.MQTT.Decode == decodeEMQX, s.Webhook != nil && s.Webhook.Format == formatRule:
+	case s.Webhook != nil:
+		return []pipeline.Hook{
+			pipeline.ClientConnected, pipeline.ClientDisconnected, pipeline.SessionCreated, pipeline.SessionSubscribed,
+			pipeline.SessionUnsubscribed, pipeline.MessagePublish,
+		}
 	case s.MQTT != nil && s.MQTT.FetchTopic != "":
 		return []pipeline.Hook{pipeline.MessagePublish, pipeline.SessionSubscribed}
 	case s.MQTT != nil:
@@ -85,10 +90,15 @@ func (s Source) sight() []pipeline.Hook {
 	}
 }
 
+// open reports whether anybody may post.
+func (h WebhookSource) open() bool {
+	return h.Token+h.HMACKey == "" && h.TokenFile+h.HMACFile == "" && (!h.TLS.Enabled || h.TLS.ClientCAFile == "")
+}
+
 // mapsReplays reports whether the source tells of which message a replay was that a client has acknowledged. A broker's own id of
 // the replay does not.
 func (s Source) mapsReplays() bool {
-	return s.Embedded != nil || s.MQTT != nil && s.MQTT.Decode == decodeEMQX
+	return s.Embedded != nil || s.MQTT != nil && s.MQTT.Decode == decodeEMQX || s.Webhook != nil && s.Webhook.Format == formatRule
 }
 
 // sees reports whether some source tells the hook's events.
@@ -125,6 +135,9 @@ func (c Config) Warnings() []string {
 		}
 		if e := c.Sources[name].Exhook; e != nil && (!e.TLS.Enabled || e.TLS.ClientCAFile == "") && !isLoopback(e.Listen) {
 			warn("sources.%s: anybody who reaches %s may make up events: set tls with client_ca_file, or keep the address inside", name, e.Listen)
+		}
+		if h := c.Sources[name].Webhook; h != nil && h.open() && !isLoopback(h.Listen) {
+			warn("sources.%s: anybody who reaches %s may make up events: set token_file, hmac_key_file or tls with client_ca_file, or keep the address inside", name, h.Listen)
 		}
 	}
 	for i, r := range c.Rules {

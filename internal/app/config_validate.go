@@ -29,6 +29,9 @@ func (c Config) Validate() error {
 		path := "sources." + name
 		checkName(path, name, &faults)
 		c.Sources[name].check(path, &faults)
+		if h := c.Sources[name].Webhook; h != nil {
+			h.check(path, c.Ingest.MaxPayload, &faults)
+		}
 	}
 	c.checkSinks(&faults)
 	c.checkRules(&faults)
@@ -129,6 +132,29 @@ func (s Source) check(path string, faults *Faults) {
 		if _, err := event.ParseClientID(m.ClientPrefix); err != nil && m.ClientPrefix != "" {
 			faults.add(path+".client_prefix", "%s", err)
 		}
+	}
+}
+
+func (h WebhookSource) check(path string, payload Size, faults *Faults) {
+	checkListen(path+".listen", h.Listen, faults)
+	h.TLS.check(path+".tls", faults)
+	if h.Path != "" && (h.Path[0] != '/' || strings.ContainsAny(h.Path, "?# ")) {
+		faults.add(path+".path", "%q is no path: it begins with / and holds no ?, # or space", h.Path)
+	}
+	for _, s := range []struct {
+		key   string
+		value Secret
+		file  string
+	}{{"token", h.Token, h.TokenFile}, {"hmac_key", h.HMACKey, h.HMACFile}} {
+		if s.value != "" && s.file != "" {
+			faults.add(path+"."+s.key, "is given twice: remove it or %s_file", s.key)
+		}
+		if s.value != "" && len(s.value) < 16 {
+			faults.add(path+"."+s.key, "is too short: 16 bytes or more")
+		}
+	}
+	if least := h.room(payload); h.MaxBody > 0 && h.MaxBody < least {
+		faults.add(path+".max_body", "%s has no room for a payload of ingest.max_payload (%s) in base64 and what surrounds it: %s or more", h.MaxBody, payload, least)
 	}
 }
 

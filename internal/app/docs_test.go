@@ -26,7 +26,7 @@ const (
 // variants are the types of sources and sinks with their defaults, in the order of the reference.
 func variants() map[string][]any {
 	var cassandra, dynamodb, sqlite, memory Sink
-	var embedded, exhook, mqtt Source
+	var embedded, exhook, mqtt, webhook Source
 	cassandra.choose("cassandra")
 	dynamodb.choose("dynamodb")
 	sqlite.choose("sqlite")
@@ -34,19 +34,22 @@ func variants() map[string][]any {
 	embedded.choose("embedded")
 	exhook.choose("exhook")
 	mqtt.choose("mqtt")
-	return map[string][]any{"sources": {embedded, exhook, mqtt}, "sinks": {cassandra, dynamodb, sqlite, memory}}
+	webhook.choose("webhook")
+	return map[string][]any{"sources": {embedded, exhook, mqtt, webhook}, "sinks": {cassandra, dynamodb, sqlite, memory}}
 }
 
 // example is a configuration in which every key stands.
 func example() Config {
 	c := Default()
 	c.Kafka.Brokers = Addresses{"kafka-1:9092", "kafka-2:9092"}
-	var embedded, exhook, mqtt Source
+	var embedded, exhook, mqtt, webhook Source
 	embedded.choose("embedded")
 	exhook.choose("exhook")
 	mqtt.choose("mqtt")
 	mqtt.MQTT.URL = Addresses{"mqtt://broker:1883"}
-	c.Sources = map[string]Source{"devices": embedded, "emqx": exhook, "plant": mqtt}
+	webhook.choose("webhook")
+	webhook.Webhook.Format, webhook.Webhook.TokenFile = "vernemq", "/run/secrets/webhook"
+	c.Sources = map[string]Source{"devices": embedded, "emqx": exhook, "plant": mqtt, "site": webhook}
 	var sqlite Sink
 	sqlite.choose("sqlite")
 	sqlite.SQLite.Path = "restante.db"

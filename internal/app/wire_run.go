@@ -98,6 +98,8 @@ func (w *Wire) Source(name string) (pipeline.Source, error) {
 		return w.exhookSource(name, *s.Exhook, secret)
 	case s.MQTT != nil:
 		return w.mqttSource(name, *s.MQTT, secret)
+	case s.Webhook != nil:
+		return w.webhookSource(name, *s.Webhook, secret)
 	default:
 		return nil, fmt.Errorf("type %q cannot be opened", s.Type)
 	}
