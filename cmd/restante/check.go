@@ -131,7 +131,7 @@ defaults, secrets masked.`,
 				if err := c.Print(cmd.OutOrStdout()); err != nil {
 					return err
 				}
-				return c.PrintRules(cmd.OutOrStdout())
+				return errors.Join(c.PrintRules(cmd.OutOrStdout()), c.PrintSight(cmd.OutOrStdout()))
 			}
 			return report(cmd.OutOrStdout(), o, checkServers(cmd.Context(), c))
 		},

@@ -69,9 +69,11 @@ func (c Config) Conditions(process string, sinkNames []string) []string {
 
 // What an MQTT source decodes, beside plain publishes, and where it subscribes to by default.
 const (
-	decodeEMQX = "emqx"
-	emqxEvents = "restante/events" // where a rule republishes to
-	formatRule = "emqx-rule"       // the same JSON, by a webhook
+	decodePlain = "plain"
+	decodeEMQX  = "emqx"
+	emqxEvents  = "restante/events" // where a rule republishes to
+	formatRule  = "emqx-rule"       // the same JSON, by a webhook
+	formatEMQX  = "emqx-webhook"
 )
 
 // connections is how many the source makes.
@@ -89,7 +91,8 @@ func (s MQTTSource) connections() int {
 // broker's own, and our server must see it being given.
 func (c Config) envelopes() bool {
 	exhook := c.has(func(s Source) bool { return s.Exhook != nil })
-	return c.Delivery.Evidence == "broker" && c.Delivery.To != "direct" && exhook && !c.has(Source.mapsReplays)
+	other := c.has(func(s Source) bool { return s.Exhook == nil && s.sees(seesReplayAck) })
+	return c.Delivery.Evidence == "broker" && c.Delivery.To != "direct" && exhook && !other
 }
 
 // room is how large a body is that holds one message with that payload.

@@ -70,40 +70,9 @@ func conflict(a, b pipeline.Rule) (verb, why string) {
 
 func overlap(a, b event.Filter) bool { return a.IsZero() || b.IsZero() || a.Overlaps(b) }
 
-// sight is what a source's events tell, by hook.
-func (s Source) sight() []pipeline.Hook {
-	switch {
-	case s.MQTT != nil && s.MQTT.Decode == decodeEMQX, s.Webhook != nil && s.Webhook.Format == formatRule:
-	case s.Webhook != nil:
-		return []pipeline.Hook{
-			pipeline.ClientConnected, pipeline.ClientDisconnected, pipeline.SessionCreated, pipeline.SessionSubscribed,
-			pipeline.SessionUnsubscribed, pipeline.MessagePublish,
-		}
-	case s.MQTT != nil && s.MQTT.FetchTopic != "":
-		return []pipeline.Hook{pipeline.MessagePublish, pipeline.SessionSubscribed}
-	case s.MQTT != nil:
-		return []pipeline.Hook{pipeline.MessagePublish}
-	}
-	return []pipeline.Hook{
-		pipeline.ClientConnected, pipeline.ClientDisconnected, pipeline.SessionCreated, pipeline.SessionSubscribed,
-		pipeline.SessionUnsubscribed, pipeline.MessagePublish, pipeline.MessageAcked,
-	}
-}
-
 // open reports whether anybody may post.
 func (h WebhookSource) open() bool {
 	return h.Token+h.HMACKey == "" && h.TokenFile+h.HMACFile == "" && (!h.TLS.Enabled || h.TLS.ClientCAFile == "")
-}
-
-// mapsReplays reports whether the source tells of which message a replay was that a client has acknowledged. A broker's own id of
-// the replay does not.
-func (s Source) mapsReplays() bool {
-	return s.Embedded != nil || s.MQTT != nil && s.MQTT.Decode == decodeEMQX || s.Webhook != nil && s.Webhook.Format == formatRule
-}
-
-// sees reports whether some source tells the hook's events.
-func (c Config) sees(h pipeline.Hook) bool {
-	return c.has(func(s Source) bool { return slices.Contains(s.sight(), h) })
 }
 
 // has reports whether some source is as asked.
@@ -168,7 +137,7 @@ func (c Config) Warnings() []string {
 		}
 		switch p.Action { //nolint:exhaustive // the others stand alone
 		case pipeline.OnMessageRetain, pipeline.OnRetainDelete:
-			if len(c.Sources) > 0 && !c.has(func(s Source) bool { return s.Exhook == nil }) {
+			if len(c.Sources) > 0 && !c.has(func(s Source) bool { return s.sees(seesRetain) }) {
 				warn("%s: exhook does not tell whether a message is retained: %s never runs", at, p.Action)
 			}
 		case pipeline.OnMessageStore:

@@ -373,7 +373,7 @@ func (c Config) needSecret(faults *Faults) {
 		return
 	}
 	for _, name := range sortedKeys(c.Sources) {
-		if m := c.Sources[name].MQTT; m != nil && m.Decode == "plain" {
+		if m := c.Sources[name].MQTT; m != nil && m.Decode == decodePlain {
 			faults.add("delivery.secret_file", "is missing: source %s is not told who published and knows our replays by this key only", name)
 			return
 		}

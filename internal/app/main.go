@@ -169,7 +169,7 @@ func (p Program) check(c Config) int {
 	for _, w := range c.Warnings() {
 		say(p.Stderr, "warning: %s\n", w)
 	}
-	if err := errors.Join(c.Print(p.Stdout), c.PrintRules(p.Stdout)); err != nil {
+	if err := errors.Join(c.Print(p.Stdout), c.PrintRules(p.Stdout), c.PrintSight(p.Stdout)); err != nil {
 		say(p.Stderr, "%v\n", err)
 		return ExitFailed
 	}
@@ -192,6 +192,11 @@ func Serve(component string, c Config, sinks []string, stderr io.Writer, signals
 	log.Info("starting", "version", b.Version, "revision", b.Revision, "go", b.GoVersion)
 	for _, w := range c.Warnings() {
 		log.Warn("configuration", "warning", w)
+	}
+	if component == ProcessIngest || component == ProcessUp {
+		for _, line := range c.Sight() {
+			log.Info("sources do not tell all", "what", line)
+		}
 	}
 	if c.Admin.Listen != "" {
 		admin, err := StartAdmin(context.Background(), c.Admin, proc.Registry, proc.Health, log)
