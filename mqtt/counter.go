@@ -15,6 +15,8 @@ const (
 	CountRefusedSize     Counter = "refused_size"     // a packet over the limit
 	CountRefusedJSON     Counter = "refused_json"     // an event of a broker that cannot be made out
 	CountIgnored         Counter = "ignored_event"    // an event of a broker that nothing here needs
+	CountRefusedLine     Counter = "refused_line"     // a line of a broker's log that is not understood
+	CountAmbiguous       Counter = "ambiguous_line"   // a line of a broker's log that can be read in several ways
 	CountUnmappedAck     Counter = "unmapped_ack"     // an ack, or a dropped delivery, that does not tell of which message
 	CountRefusedClient   Counter = "refused_client"   // an event of a client id that cannot be
 	CountRefusedID       Counter = "refused_id"       // a message with an id that cannot be
@@ -38,8 +40,8 @@ const (
 func Counters() []Counter {
 	return []Counter{
 		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
-		CountRefusedJSON, CountIgnored, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest, CountRepairedID,
-		CountGap, CountHeld, CountUnavailable, CountRefusedAuth, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0,
+		CountRefusedJSON, CountIgnored, CountRefusedLine, CountAmbiguous, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest,
+		CountRepairedID, CountGap, CountHeld, CountUnavailable, CountRefusedAuth, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0,
 		CountDroppedInflight, CountDroppedQueue,
 		CountDroppedSize, CountSlowClient,
 	}
