@@ -2,54 +2,21 @@ package mqtt_test
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
+	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/pipeline"
 )
 
-// startMosquitto runs the real broker.
-func startMosquitto(t *testing.T) (addr string) {
-	t.Helper()
-	bin, err := exec.LookPath("mosquitto")
-	if err != nil {
-		bin = "/usr/sbin/mosquitto" // not always in a user's path
-	}
-	if _, err := os.Stat(bin); err != nil {
-		t.Skip("no mosquitto on this machine: install it to test against a real broker")
-	}
-	addr = freeAddr(t)
-	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
-	text := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\npersistence false\n", addr[len("127.0.0.1:"):])
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, bin, "-c", conf)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		_ = cmd.Wait() // killed
-	})
-	eventually(t, "mosquitto listens", func() bool {
-		return mqtt.Probe(contextOf(t), mqtt.Server{URLs: []string{"mqtt://" + addr}}, "probe") == nil
-	})
-	return addr
-}
-
 func TestMosquittoDeliversAgainWhatWasNotDurableAndTellsOfNoSubscriber(t *testing.T) {
 	t.Parallel()
-	addr := startMosquitto(t)
+	addr := stack.Mosquitto(t, "persistence false")
 	s := mqtt.Server{URLs: []string{"mqtt://" + addr}}
 	p, _ := startPublisher(t, s)
 	out, err := p.Publish(contextOf(t), "dev", outgo(t, "t", "nobody"))
@@ -79,4 +46,38 @@ func TestMosquittoDeliversAgainWhatWasNotDurableAndTellsOfNoSubscriber(t *testin
 		t.Errorf("a replay that the source gets: %+v, %v", out, err)
 	}
 	eventually(t, "the replay is counted", func() bool { return c.all()[mqtt.CountReplay] == 1 })
+}
+
+// A source at a real Mosquitto hears who comes, subscribes and goes, and what is published, over one connection.
+func TestMosquittoTellsOfItsClientsByItsLog(t *testing.T) {
+	t.Parallel()
+	addr := stack.Mosquitto(t, "log_type notice\nlog_type subscribe\nlog_type unsubscribe\nlog_dest topic")
+	j := &journal{}
+	startSource(t, mqtt.Server{URLs: []string{"mqtt://" + addr}}, j, func(c *mqtt.SourceConfig) {
+		c.Decoder = mqtt.NewMosquitto(plain(t), func(c event.ClientID) bool { return len(c) > 4 && c[:4] == "own-" })
+		c.Filters = []event.Filter{eventtest.Filter(t, "t/#")}
+		for _, f := range mqtt.MosquittoLogFilters {
+			c.Filters = append(c.Filters, eventtest.Filter(t, f))
+		}
+	})
+	dev := dial(t, addr, "dev 1")
+	await[event.Connected](t, j, 1)
+	publishAll(t, dev, 1, []string{"before"})
+	subscribe(t, dev, 1, "t/+")
+	if s := await[event.Subscribed](t, j, 1)[0]; s.Client != "dev 1" || s.Filter.String() != "t/+" || s.QoS != 1 {
+		t.Errorf("subscribed: %+v", s)
+	}
+	if _, err := dev.Unsubscribe(contextOf(t), "t/+"); err != nil {
+		t.Fatal(err)
+	}
+	if u := await[event.Unsubscribed](t, j, 1)[0]; u.Client != "dev 1" || u.Filter.String() != "t/+" {
+		t.Errorf("unsubscribed: %+v", u)
+	}
+	dev.Cut()
+	if d := await[event.Disconnected](t, j, 1)[0]; d.Client != "dev 1" || d.Reason == "" {
+		t.Errorf("disconnected: %+v", d)
+	}
+	if c := all[event.Connected](j); len(c) != 1 || c[0].Client != "dev 1" || c[0].CleanStart != event.Yes {
+		t.Errorf("connected: %+v", c)
+	}
 }

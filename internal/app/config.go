@@ -105,11 +105,11 @@ type ExhookSource struct {
 // MQTTSource subscribes at a broker.
 type MQTTSource struct {
 	URL            Addresses     `yaml:"url" need:"true" doc:"The broker, mqtt://host:1883 or mqtts://host:8883; several are tried in turn."`
-	Decode         string        `yaml:"decode" one:"plain|emqx" later:"mosquitto" doc:"What the messages are: plain = what clients publish, emqx = the JSON events of EMQX's rule engine."`
-	Filters        List          `yaml:"filters" doc:"What to subscribe to; empty = the topics of all rules on message.publish, with decode: emqx restante/events."`
+	Decode         string        `yaml:"decode" one:"plain|emqx|mosquitto" doc:"What the messages are: plain = what clients publish, emqx = the JSON events of EMQX's rule engine, mosquitto = plain, and the lines of Mosquitto's log."`
+	Filters        List          `yaml:"filters" doc:"What to subscribe to; empty = the topics of all rules on message.publish, with decode: emqx restante/events. With decode: mosquitto its log comes beside them."`
 	ClientPrefix   string        `yaml:"client_prefix" need:"true" doc:"The client ids are <prefix>ingest-<ordinal>-<connection>. Replays and events of clients with this prefix are known as our own."`
 	Ordinal        int           `yaml:"ordinal" min:"0" max:"65535" doc:"The number of this ingest process. It must stay the same over restarts: the broker keeps the session for it."`
-	Connections    int           `yaml:"connections" min:"0" max:"256" doc:"How many connections share the filters; 0 = 4, with decode: emqx 1, since a client's events must keep their order."`
+	Connections    int           `yaml:"connections" min:"0" max:"256" doc:"How many connections share the filters; 0 = 4, with decode: emqx or mosquitto 1, since a client's events must keep their order."`
 	QoS            int           `yaml:"qos" min:"1" max:"2" doc:"The QoS of the subscriptions."`
 	User           string        `yaml:"user" doc:"The user name."`
 	Password       Secret        `yaml:"password" doc:"The password, or use password_file."`
@@ -117,7 +117,7 @@ type MQTTSource struct {
 	TLS            TLS           `yaml:"tls" doc:"TLS to the broker."`
 	ReceiveMaximum int           `yaml:"receive_maximum" min:"1" max:"65535" doc:"How many messages the broker may send before the first is acknowledged."`
 	SessionExpiry  time.Duration `yaml:"session_expiry" min:"1m" doc:"How long the broker keeps our messages while we are away."`
-	FetchTopic     string        `yaml:"fetch_topic" doc:"With decode: plain, the topic to which a client publishes a filter to ask for its messages; empty = off. It holds {clientid} as one level."`
+	FetchTopic     string        `yaml:"fetch_topic" doc:"With decode: plain or mosquitto, the topic to which a client publishes a filter to ask for its messages; empty = off. It holds {clientid} as one level."`
 }
 
 // WebhookSource is an HTTP server that brokers post to.

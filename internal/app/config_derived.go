@@ -71,6 +71,7 @@ func (c Config) Conditions(process string, sinkNames []string) []string {
 const (
 	decodePlain = "plain"
 	decodeEMQX  = "emqx"
+	decodeLog   = "mosquitto"
 	emqxEvents  = "restante/events" // where a rule republishes to
 	formatRule  = "emqx-rule"       // the same JSON, by a webhook
 	formatEMQX  = "emqx-webhook"
@@ -81,7 +82,7 @@ func (s MQTTSource) connections() int {
 	switch {
 	case s.Connections > 0:
 		return s.Connections
-	case s.Decode == decodeEMQX:
+	case s.Decode == decodeEMQX, s.Decode == decodeLog:
 		return 1
 	}
 	return 4
@@ -99,26 +100,30 @@ func (c Config) envelopes() bool {
 func (h WebhookSource) room(payload Size) Size { return payload/3*4 + 64*KiB }
 
 // SourceFilters are what the named MQTT source subscribes to: its filters, or without any the topics of all rules on
-// message.publish, and for decode: emqx the topic that rules republish to.
+// message.publish, and for decode: emqx the topic that rules republish to. For decode: mosquitto its log is among them.
 func (c Config) SourceFilters(name string) []string {
 	m := c.Sources[name].MQTT
 	if m == nil {
 		return nil
 	}
-	if len(m.Filters) > 0 {
-		return m.Filters
-	}
-	if m.Decode == decodeEMQX {
+	out := slices.Clone([]string(m.Filters))
+	switch {
+	case len(out) > 0:
+	case m.Decode == decodeEMQX:
 		return []string{emqxEvents}
-	}
-	var out []string
-	for _, r := range c.PipelineRules() {
-		if r.Hook == pipeline.MessagePublish {
-			out = append(out, r.Topic.String())
+	default:
+		for _, r := range c.PipelineRules() {
+			if r.Hook == pipeline.MessagePublish {
+				out = append(out, r.Topic.String())
+			}
 		}
+		slices.Sort(out)
+		out = slices.Compact(out)
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	if m.Decode == decodeLog && !slices.ContainsFunc(out, func(f string) bool { return strings.HasPrefix(f, "$SYS/") }) {
+		out = append(out, mqtt.MosquittoLogFilters...)
+	}
+	return out
 }
 
 // WithSecrets returns the configuration with the contents of all password files in place of their names. The error has every

@@ -65,6 +65,8 @@ func (s Source) blind() []sense {
 			out = append(out, seesSubscribe)
 		}
 		return out
+	case s.MQTT != nil && s.MQTT.Decode == decodeLog:
+		return []sense{seesSender, seesID, seesAck, seesReplayAck}
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ var sighted = []struct{ name, sources, delivery string }{
 	{"rule events by HTTP", "{rules: {type: webhook, format: emqx-rule}}", ""},
 	{"EMQX's plugin", "{plugin: {type: webhook, format: emqx-webhook}}", "evidence: puback"},
 	{"VerneMQ", "{site: {type: webhook, format: vernemq}}", "evidence: puback"},
+	{"Mosquitto", "{plant: {type: mqtt, url: 'mqtt://b', decode: mosquitto}}", "evidence: puback"},
 	{"any broker", "{plant: {type: mqtt, url: 'mqtt://b'}}", "evidence: puback"},
 	{"any broker without the fetch topic", "{plant: {type: mqtt, url: 'mqtt://b', fetch_topic: ''}}", "evidence: puback"},
 }

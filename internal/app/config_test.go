@@ -84,7 +84,9 @@ func TestBadFilesAreExplained(t *testing.T) {
 		"sink without a path":       {"sinks: {x: {type: sqlite}}\n", "sinks.x.path (line 1): is missing"},
 		"key of another type":       {"sinks: {x: {type: sqlite, path: a, listen: b}}\n", "sinks.x.listen (line 1): unknown key: known here are path, tombstone_ttl"},
 		"odd name":                  {"sinks: {\"a b\": {type: memory}}\n", `sinks.a b (line 1): name "a b": a name has up to 64 lower-case letters, digits, - and _, and begins and ends with a letter or digit`},
-		"decoder of later":          {"sources: {x: {type: mqtt, url: \"mqtt://b\", decode: mosquitto}}\ndelivery: {evidence: puback}\n", "sources.x.decode (line 1): mosquitto is not in this version: plain, emqx"},
+		"unknown decoder":           {"sources: {x: {type: mqtt, url: \"mqtt://b\", decode: mosquito}}\ndelivery: {evidence: puback}\n", `sources.x.decode (line 1): "mosquito" is unknown: did you mean mosquitto?`},
+		"a log over connections":    {"sources: {x: {type: mqtt, url: \"mqtt://b\", decode: mosquitto, connections: 2}}\ndelivery: {evidence: puback}\n", "sources.x.connections (line 1): 2: the lines of Mosquitto's log must come in order, over one connection; for more add a source with decode: plain, and give this one the log only, filters: $SYS/broker/log/#"},
+		"sources that collide":      {"sources: {x: {type: mqtt, url: \"mqtt://b\", decode: mosquitto}, y: {type: mqtt, url: \"mqtt://b\"}}\ndelivery: {evidence: puback}\n", `sources.y.client_prefix (line 1): "restante-" is that of source x at the same broker, and so are the client ids: give it another, such as "restante-y-"`},
 		"evidence of later":         {"delivery: {evidence: app}\n", "delivery.evidence (line 1): app is not in this version: broker, puback"},
 		"qos 0 policy of later":     {"replayer: {qos0_subscribe: repeat}\n", "replayer.qos0_subscribe (line 1): repeat is not in this version: skip"},
 		"drain against session":     {"shutdown: {drain: 25s}\n", "shutdown.drain (line 1): 25s and 5s more must be less than kafka.session_timeout (30s): no heartbeats are sent while a process drains"},
@@ -296,7 +298,15 @@ func TestSourceSubscribesToWhatRulesStore(t *testing.T) {
 	if d := cmp.Diff(want, c.SourceFilters("plant")); d != "" {
 		t.Error(d)
 	}
-	c.Sources["plant"].MQTT.Filters = List{"x"}
+	c.Sources["plant"].MQTT.Decode = decodeLog
+	if d := cmp.Diff(append(want, "$SYS/broker/log/M/#", "$SYS/broker/log/N"), c.SourceFilters("plant")); d != "" {
+		t.Error(d)
+	}
+	c.Sources["plant"].MQTT.Filters = List{"$SYS/broker/log/#"}
+	if d := cmp.Diff([]string{"$SYS/broker/log/#"}, c.SourceFilters("plant")); d != "" {
+		t.Error(d)
+	}
+	c.Sources["plant"].MQTT.Decode, c.Sources["plant"].MQTT.Filters = decodePlain, List{"x"}
 	if d := cmp.Diff([]string{"x"}, c.SourceFilters("plant")); d != "" || c.SourceFilters("devices") != nil {
 		t.Error(d)
 	}

@@ -33,6 +33,7 @@ func (c Config) Validate() error {
 			h.check(path, c.Ingest.MaxPayload, &faults)
 		}
 	}
+	c.checkClientIDs(&faults)
 	c.checkSinks(&faults)
 	c.checkRules(&faults)
 	c.checkDelivery(&faults)
@@ -126,11 +127,30 @@ func (s Source) check(path string, faults *Faults) {
 				faults.add(fmt.Sprintf("%s.filters[%d]", path, i), "%s", err)
 			}
 		}
+		if m.Decode == decodeLog && m.Connections > 1 {
+			faults.add(path+".connections", "%d: the lines of Mosquitto's log must come in order, over one connection; for more add a source with decode: plain, and give this one the log only, filters: $SYS/broker/log/#", m.Connections)
+		}
 		if m.FetchTopic != "" {
 			checkTemplate(path+".fetch_topic", m.FetchTopic, faults)
 		}
 		if _, err := event.ParseClientID(m.ClientPrefix); err != nil && m.ClientPrefix != "" {
 			faults.add(path+".client_prefix", "%s", err)
+		}
+	}
+}
+
+// checkClientIDs: two sources with the same client ids at one broker would throw each other out for ever.
+func (c Config) checkClientIDs(faults *Faults) {
+	names := sortedKeys(c.Sources)
+	for i, b := range names {
+		for _, a := range names[:i] {
+			x, y := c.Sources[a].MQTT, c.Sources[b].MQTT
+			if x == nil || y == nil || x.ClientPrefix != y.ClientPrefix || x.Ordinal != y.Ordinal {
+				continue
+			}
+			if slices.ContainsFunc(x.URL, func(u string) bool { return slices.Contains(y.URL, u) }) {
+				faults.add("sources."+b+".client_prefix", "%q is that of source %s at the same broker, and so are the client ids: give it another, such as %q", y.ClientPrefix, a, y.ClientPrefix+b+"-")
+			}
 		}
 	}
 }
@@ -373,7 +393,7 @@ func (c Config) needSecret(faults *Faults) {
 		return
 	}
 	for _, name := range sortedKeys(c.Sources) {
-		if m := c.Sources[name].MQTT; m != nil && m.Decode == decodePlain {
+		if m := c.Sources[name].MQTT; m != nil && m.Decode != decodeEMQX {
 			faults.add("delivery.secret_file", "is missing: source %s is not told who published and knows our replays by this key only", name)
 			return
 		}

@@ -76,6 +76,9 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 			filters = append(filters, plain.Fetch.Filter())
 		}
 		decoder = plain
+		if s.Decode == decodeLog {
+			decoder = mqtt.NewMosquitto(plain, w.Rules.Own)
+		}
 	}
 	group := ""
 	if s.connections() > 1 {

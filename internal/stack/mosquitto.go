@@ -1,0 +1,63 @@
+package stack
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Mosquitto starts the real broker for this test alone, as the system's package installs it, with the given lines of configuration
+// beside its listener, and returns its address. Without the broker the test is skipped, or fails if RESTANTE_REQUIRE_SERVERS is set.
+func Mosquitto(tb testing.TB, conf string) string {
+	tb.Helper()
+	bin, err := exec.LookPath("mosquitto")
+	if err != nil {
+		bin = "/usr/sbin/mosquitto" // not always in a user's path
+	}
+	if _, err := os.Stat(bin); err != nil {
+		if os.Getenv(RequireEnv) == "" {
+			tb.Skip("no mosquitto on this machine: install it to test against a real broker")
+		}
+		tb.Fatalf("start mosquitto: %v: install it", err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	addr := l.Addr().String()
+	_ = l.Close() // only its address was wanted
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	file := filepath.Join(tb.TempDir(), "mosquitto.conf")
+	text := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\n%s\n", port, conf)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(tb.Context()))
+	cmd := exec.CommandContext(ctx, bin, "-c", file) //nolint:gosec // the broker of this machine
+	if err := cmd.Start(); err != nil {
+		stop()
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		stop()
+		_ = cmd.Wait() // killed
+	})
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		if err == nil {
+			_ = c.Close() // only whether it listens was asked
+			return addr
+		}
+		if time.Now().After(until) {
+			tb.Fatalf("mosquitto does not listen on %s: %v", addr, err)
+		}
+	}
+}
