@@ -98,7 +98,7 @@ func TestConvertWritesToStdoutWithoutCredentials(t *testing.T) {
 	if code != app.ExitOK {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
-	wants(t, "configuration", out, "type: exhook", "evidence: puback", "${RESTANTE_POOL1_ACCESS_KEY_ID}")
+	wants(t, "configuration", out, "type: exhook", "evidence: broker", "${RESTANTE_POOL1_ACCESS_KEY_ID}")
 	wants(t, "report", errs, "set RESTANTE_POOL1_ACCESS_KEY_ID, RESTANTE_POOL1_SECRET_ACCESS_KEY, RESTANTE_REPLAY_SECRET; --env FILE")
 
 	code, out, errs = call("convert", "-o", "json", backendConf)

@@ -150,7 +150,7 @@ func TestConvertForExhookIsAccepted(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, conf, r)
-	if c, err := app.Parse(r.YAML, env(r)); err != nil || c.Sources["emqx"].Exhook == nil || c.Delivery.Evidence != "puback" {
+	if c, err := app.Parse(r.YAML, env(r)); err != nil || c.Sources["emqx"].Exhook == nil || c.Delivery.Evidence != "broker" {
 		t.Errorf("%v, %+v", err, c.Delivery)
 	}
 }

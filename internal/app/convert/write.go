@@ -127,20 +127,15 @@ func (c *converter) writeBroker(w *writer) {
 	w.line("  # messages: {replication: 1} # for a Kafka of one node; 3 copies is the default\n")
 	w.line("sources:")
 	if c.Source == "exhook" {
-		w.line("  # EMQX calls this address for each event. It does not tell which messages are retained, and its ack of a replay names")
-		w.line("  # no message of ours, so that the broker's PUBACK must do as evidence.")
+		w.line("  # EMQX calls this address for each event. It does not tell which messages are retained.")
 		w.line("  emqx: {type: exhook, listen: \":9000\"}\n")
 	} else {
 		w.line("  # EMQX's rule engine republishes its events to restante/events.")
 		w.line("  emqx: {type: mqtt, decode: emqx, url: %s} # user: restante, password_file: …\n", quote(c.Broker))
 	}
-	evidence := "broker"
-	if c.Source == "exhook" {
-		evidence = "puback"
-	}
 	w.line("delivery:")
 	w.line("  to: topic")
-	w.line("  evidence: %s", evidence)
+	w.line("  evidence: broker")
 	w.line("  mqtt: {url: %s} # user: restante, password_file: …", quote(c.Broker))
 	w.line("  secret: \"${%s}\"", secretVariable)
 }
