@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -222,6 +223,31 @@ func Encode(e Event, r Route, now time.Time) Wire {
 	}
 	wire.Headers = w.h
 	return wire
+}
+
+// IsAlias reports whether the record is a [Replayed] event: the one kind that is worth something only while it is in the log
+// before the ack that it explains.
+func (w Wire) IsAlias() bool {
+	for _, h := range w.Headers {
+		if h.Key == "ce_type" {
+			return string(h.Value) == typeReplayed
+		}
+	}
+	return false
+}
+
+// Restamp is the record as Encode would write it at now: one that has waited for more than 5 minutes is stamped with now, and its
+// event time goes into ce_time. The record given stays as it is.
+func Restamp(w Wire, now time.Time) Wire {
+	if d := w.Time.Sub(now); w.Time.IsZero() || d <= maxSkew && d >= -maxSkew {
+		return w
+	}
+	known := func(h Header) bool { return h.Key == "ce_time" }
+	if ms := w.Time.UnixMilli(); ms >= 0 && ms <= maxMillis && !slices.ContainsFunc(w.Headers, known) {
+		w.Headers = append(slices.Clip(w.Headers), Header{"ce_time", strconv.AppendInt(nil, ms, 10)})
+	}
+	w.Time = now
+	return w
 }
 
 func flag(b bool) int64 {
