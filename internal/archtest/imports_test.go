@@ -57,6 +57,8 @@ var layers = []layer{
 		pattern: "pipeline", ours: []string{"event", "fault", "sinks"},
 		others: []string{"github.com/prometheus/client_golang/...", "golang.org/x/sync/...", "golang.org/x/time/..."},
 	},
+	{pattern: "internal/dirlock"},
+	{pattern: "pipeline/spool", ours: []string{"event", "fault", "pipeline", "internal/dirlock"}, free: true},
 	{pattern: "pipeline/...", ours: []string{"event", "fault", "sinks", "pipeline/..."}, free: true},
 	{pattern: "mqtt/...", ours: []string{"event", "fault", "sinks", "pipeline", "mqtt/..."}, free: true},
 	{pattern: "internal/archtest"},
@@ -69,7 +71,7 @@ var layers = []layer{
 }
 
 var broad = []string{
-	"event", "fault", "sinks/...", "pipeline/...", "mqtt/...", "internal/app/...", "internal/stack/...", "internal/sim/...",
+	"event", "fault", "sinks/...", "pipeline/...", "mqtt/...", "internal/app/...", "internal/stack/...", "internal/sim/...", "internal/dirlock",
 }
 
 // homes says where the drivers of other systems may be imported; tests may use what they need.
