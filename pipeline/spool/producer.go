@@ -1,0 +1,431 @@
+package spool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/restante/restante/fault"
+	"github.com/restante/restante/internal/dirlock"
+	"github.com/restante/restante/pipeline"
+)
+
+// ErrSpooling is what becomes of an alias (mqtt.message.replayed) while events go to the disk: it must be in the log before the ack
+// that it explains, and so it is never answered from the spool. It may be sent again later.
+var ErrSpooling = errors.New("kafka is away: an alias is not taken into the spool")
+
+// Config is what a [Producer] needs.
+type Config struct {
+	// Dir is the directory; it is made when it is not there, for this user only. One process uses it at a time.
+	Dir string
+	// Size is how many bytes the spool may take. When it is full, Append waits.
+	Size int64
+	// After is how long a record may wait for Kafka before the spool begins.
+	After time.Duration
+	// Inner appends to Kafka. It is closed with the spool.
+	Inner pipeline.Producer
+	// Topics are the names in Kafka.
+	Topics pipeline.Topics
+	// Ready is closed when Kafka is known to be as it must be; until then everything goes to the disk, and nothing is drained. Nil says
+	// that it is.
+	Ready <-chan struct{}
+	// Changed is told when the spool begins (with the reason) and ends (""); nil tells nobody.
+	Changed func(spooling string)
+	// Now is the clock that records are stamped by which have waited for long.
+	Now     func() time.Time
+	Metrics *Metrics
+	Log     *slog.Logger
+}
+
+// Producer is a [pipeline.Producer] that keeps on disk what Kafka does not take. A receipt's nil means: in Kafka, or synced to disk.
+type Producer struct {
+	cfg    Config
+	queue  *queue
+	unlock func()
+
+	closing  chan struct{}
+	closeCtx context.Context //nolint:containedctx // that of Close, for what ends the run; set before closing is closed
+	ended    chan struct{}   // closed when run has returned
+	nudge    chan struct{}   // holds one: run should look again
+
+	mu      sync.Mutex
+	mode    mode
+	gate    chan struct{} // closed when a mode that lets nobody in is over
+	flights flights       // of direct mode, oldest first
+	waiting bool          // run waits for a nudge
+	direct  context.Context
+	end     context.CancelFunc // of direct mode
+	inside  int                // Appends on their way into the queue
+	carried map[uint64]pipeline.Receipt
+	since   time.Time // when the spool began
+	moved   int       // how many records have gone from it to Kafka
+	movedAt time.Time // when the last one had
+	closed  bool
+}
+
+var _ pipeline.Producer = (*Producer)(nil)
+
+type mode int
+
+const (
+	passing   mode = iota // records go to the inner producer
+	switching             // what is on its way goes to the disk, and what comes waits
+	spooling              // records go to the disk
+	finishing             // the last of the disk goes to Kafka, and what comes waits
+)
+
+// flight is a record that the inner producer has, or is being given.
+type flight struct {
+	out     pipeline.Outgoing
+	at      time.Time
+	receipt promise
+	inner   pipeline.Receipt // nil until it is taken
+	settled bool             // the inner producer has said whether it takes it
+	refused bool             // it does not: the caller knows
+}
+
+// over reports whether nothing is left to be waited for.
+func (f *flight) over() bool {
+	if !f.settled || f.refused || f.inner == nil {
+		return f.refused
+	}
+	select {
+	case <-f.inner.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// flights are a queue.
+type flights struct {
+	list []*flight
+	head int
+}
+
+func (q *flights) push(f *flight) { q.list = append(q.list, f) }
+
+func (q *flights) front() *flight {
+	if q.head == len(q.list) {
+		return nil
+	}
+	return q.list[q.head]
+}
+
+func (q *flights) pop() {
+	q.list[q.head] = nil
+	q.head++
+	switch {
+	case q.head == len(q.list):
+		q.list, q.head = q.list[:0], 0
+	case q.head > len(q.list)/2 && q.head > 64:
+		n := copy(q.list, q.list[q.head:])
+		clear(q.list[n:])
+		q.list, q.head = q.list[:n], 0
+	}
+}
+
+// Open takes the directory and what is in it. Faults that waiting does not heal are fatal: the directory is another process's, or holds
+// what this program cannot read, or records of topics that are not configured.
+func Open(cfg Config) (*Producer, error) {
+	const lockFile = "spool.lock"
+	unlock, err := dirlock.Lock(cfg.Dir, lockFile)
+	if _, ok := errors.AsType[*dirlock.InUseError](err); ok {
+		return nil, fault.Fatal(fmt.Errorf("spool %w: stop it, or give each process an ingest.spool.path of its own", err))
+	}
+	if err != nil {
+		return nil, fault.Fatal(fmt.Errorf("spool: %w", err))
+	}
+	if err := os.Chmod(cfg.Dir, 0o700); err != nil { //nolint:gosec // a directory, for its owner
+		cfg.Log.Warn("spool cannot be closed to others", "dir", cfg.Dir, "err", err)
+	}
+	p, err := open(cfg, folder(cfg.Dir))
+	if err != nil {
+		unlock()
+		return nil, fault.Fatal(err)
+	}
+	p.unlock = unlock
+	return p, nil
+}
+
+func open(cfg Config, d disk) (*Producer, error) {
+	known := func(topic string) error {
+		if topic == cfg.Topics.Messages || topic == cfg.Topics.Sessions || topic == cfg.Topics.Dead {
+			return nil
+		}
+		return fmt.Errorf("it holds records of topic %s, which is not configured: configure it again until the spool is empty, or move the spool away", topic)
+	}
+	q, err := openQueue(d, cfg.Size, cfg.Log, cfg.Metrics, known)
+	if err != nil {
+		return nil, err
+	}
+	p := &Producer{
+		cfg: cfg, queue: q, unlock: func() {}, closing: q.closing, ended: make(chan struct{}), nudge: make(chan struct{}, 1),
+		gate: make(chan struct{}), carried: make(map[uint64]pipeline.Receipt),
+	}
+	switch {
+	case !q.empty():
+		p.began("records of the last run are left")
+	case !p.ready():
+		p.began("kafka was not seen yet")
+	default:
+		p.pass()
+	}
+	go p.run() // ended, and waited for, by Close
+	return p, nil
+}
+
+func (p *Producer) ready() bool {
+	select {
+	case <-p.cfg.Ready:
+		return true
+	default:
+		return p.cfg.Ready == nil
+	}
+}
+
+// pass begins direct mode. The lock is held, or nobody else has p yet.
+func (p *Producer) pass() {
+	p.mode = passing
+	p.direct, p.end = context.WithCancel(context.Background())
+}
+
+// began begins the spool. The lock is held, or nobody else has p yet.
+func (p *Producer) began(why string) {
+	p.mode, p.since = spooling, time.Now()
+	p.moved = 0
+	p.cfg.Metrics.spooling.Set(1)
+	if p.cfg.Changed != nil {
+		p.cfg.Changed(why)
+	}
+	p.cfg.Log.Warn("spooling begins: events go to the disk, and are in no replay until kafka has them", "because", why, "records", p.queue.left())
+}
+
+// Append takes a record. While records are passed on, the end of ctx may be noticed late, by as much as the spool's After. It returns
+// [ErrSpooling] for an alias while records go to the disk; so may the receipt of one.
+func (p *Producer) Append(ctx context.Context, o pipeline.Outgoing) (pipeline.Receipt, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, errClosed
+		}
+		switch p.mode {
+		case passing:
+			return p.passOn(o)
+		case spooling:
+			return p.keep(ctx, o)
+		case switching, finishing:
+		}
+		gate := p.gate
+		p.mu.Unlock()
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// passOn gives a record to the inner producer. It comes with the lock held and leaves without.
+func (p *Producer) passOn(o pipeline.Outgoing) (pipeline.Receipt, error) {
+	f := &flight{out: o, at: time.Now(), receipt: promise{done: make(chan struct{})}}
+	p.flights.push(f)
+	direct := p.direct
+	p.mu.Unlock()
+	// Not the caller's context: two of them in one would cost as much as all the rest, and direct mode ends before long.
+	inner, err := p.cfg.Inner.Append(direct, o)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f.inner, f.settled = inner, true
+	p.look()
+	if err != nil && (direct.Err() == nil || fault.IsPoison(err) || fault.IsFatal(err)) {
+		f.refused = true // run, which was woken, waits for the lock
+		return nil, err
+	}
+	return &f.receipt, nil
+}
+
+// look wakes run if it waits. The lock is held.
+func (p *Producer) look() {
+	if !p.waiting {
+		return
+	}
+	select {
+	case p.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// keep puts a record on the disk. It comes with the lock held and leaves without.
+func (p *Producer) keep(ctx context.Context, o pipeline.Outgoing) (pipeline.Receipt, error) {
+	if o.IsAlias() {
+		p.mu.Unlock()
+		return nil, ErrSpooling
+	}
+	p.inside++
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.inside--
+		p.look()
+	}()
+	size := sizeOf(&o)
+	if err := p.queue.reserve(ctx, size); err != nil {
+		return nil, err
+	}
+	receipt := newPromise()
+	if _, err := p.queue.push(o, size, receipt); err != nil {
+		return nil, err
+	}
+	return receipt, nil
+}
+
+// run passes receipts on, and drains, in turn, until the producer is closed.
+func (p *Producer) run() {
+	defer close(p.ended)
+	for {
+		if p.passes() {
+			why := p.watch()
+			if why == "" {
+				return
+			}
+			p.divert(why)
+		}
+		if !p.drain() {
+			return
+		}
+	}
+}
+
+func (p *Producer) passes() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mode == passing
+}
+
+// watch resolves receipts in their order. It returns why the spool must begin, or nothing when the producer is closed and all that it
+// took is in Kafka.
+func (p *Producer) watch() (why string) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		p.mu.Lock()
+		f := p.flights.front()
+		for f != nil && f.over() {
+			p.flights.pop()
+			if !f.refused {
+				f.receipt.resolve(f.inner.Err())
+			}
+			f = p.flights.front()
+		}
+		if f == nil && p.closed {
+			p.end()
+			p.mu.Unlock()
+			return ""
+		}
+		done, late := (<-chan struct{})(nil), (<-chan time.Time)(nil)
+		closing := p.closing
+		if f != nil {
+			timer.Reset(time.Until(f.at.Add(p.cfg.After)))
+			late, closing = timer.C, nil
+			if f.inner != nil {
+				done = f.inner.Done()
+			}
+		}
+		p.waiting = done == nil
+		p.mu.Unlock()
+		select {
+		case <-done:
+		case <-p.nudge:
+		case <-closing:
+		case <-late:
+			return fmt.Sprintf("kafka has not answered for %v", p.cfg.After)
+		}
+	}
+}
+
+// divert puts what is on its way on the disk, in its order, and lets what comes follow.
+func (p *Producer) divert(why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mode = switching
+	p.end()
+	p.waiting = true
+	for p.unsettled() {
+		p.mu.Unlock()
+		<-p.nudge // an Append that has ended with direct mode
+		p.mu.Lock()
+	}
+	p.waiting = false
+	for f := p.flights.front(); f != nil; f = p.flights.front() {
+		p.flights.pop()
+		switch {
+		case f.over():
+			if !f.refused {
+				f.receipt.resolve(f.inner.Err())
+			}
+		case f.out.IsAlias():
+			f.receipt.resolve(ErrSpooling)
+		default:
+			size := sizeOf(&f.out)
+			p.queue.room.force(size) // no more than the inner producer holds
+			seq, err := p.queue.push(f.out, size, &f.receipt)
+			if err != nil {
+				f.receipt.resolve(err) // unreachable: the queue is closed after run
+			} else if f.inner != nil {
+				p.carried[seq] = f.inner
+			}
+		}
+	}
+	p.began(why)
+	p.open()
+}
+
+func (p *Producer) unsettled() bool {
+	for _, f := range p.flights.list[p.flights.head:] {
+		if !f.settled {
+			return true
+		}
+	}
+	return false
+}
+
+// open lets those in who wait for a mode to be over. The lock is held.
+func (p *Producer) open() {
+	close(p.gate)
+	p.gate = make(chan struct{})
+}
+
+// Close takes no more and returns nil when all that was taken is durable, in Kafka or on the disk. The inner producer is closed with
+// what is left of ctx, but does not get long when the disk has everything.
+func (p *Producer) Close(ctx context.Context) error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return errClosed
+	}
+	p.closed, p.closeCtx = true, ctx
+	close(p.closing)
+	p.look()
+	p.mu.Unlock()
+	<-p.ended
+	var err error
+	if p.passes() {
+		err = p.cfg.Inner.Close(ctx)
+	}
+	if n := p.queue.close(); n > 0 {
+		err = cmp.Or(err, fmt.Errorf("close the spool: %d records of unknown fate", n))
+	}
+	p.unlock()
+	return err
+}
