@@ -98,7 +98,7 @@ type EmbeddedSource struct {
 type ExhookSource struct {
 	Listen string        `yaml:"listen" need:"true" doc:"The address that the brokers call."`
 	TLS    ListenTLS     `yaml:"tls" doc:"TLS for the brokers."`
-	Budget time.Duration `yaml:"budget" min:"100ms" max:"1m" doc:"How long a call waits for its event to be durable. Then it is answered as failed, and counted as a gap. It must be less than the broker's request_timeout, 5s by default."`
+	Budget time.Duration `yaml:"budget" min:"100ms" max:"1m" doc:"How long a call waits for its event to be durable, in Kafka or in the spool. Then it is answered as failed, and counted as a gap. It must be less than the broker's request_timeout, 5s by default."`
 	Node   string        `yaml:"node" doc:"The broker's name in events and client rows; empty = the node that each call names."`
 }
 
@@ -138,8 +138,19 @@ type WebhookSource struct {
 
 // Ingest are the limits of ingest.
 type Ingest struct {
-	MaxPayload Size `yaml:"max_payload" min:"1KiB" max:"64MiB" doc:"Messages with a larger payload go to the dead letters."`
+	MaxPayload Size  `yaml:"max_payload" min:"1KiB" max:"64MiB" doc:"Messages with a larger payload go to the dead letters."`
+	Spool      Spool `yaml:"spool" doc:"Where events are kept on disk, and acknowledged, while Kafka is away."`
 }
+
+// Spool is ingest's own disk.
+type Spool struct {
+	Path  string        `yaml:"path" doc:"The directory, on a disk that outlives the process; each ingest needs one of its own. Empty = no spool: sources wait for Kafka. Not used by restante up."`
+	Size  Size          `yaml:"size" min:"128MiB" doc:"How much it may hold. When it is full, sources are not acknowledged until there is room."`
+	After time.Duration `yaml:"after" min:"50ms" max:"1m" doc:"Events go to the spool when Kafka has not taken one for so long. It must be at most half of the budget of exhook sources."`
+}
+
+// used reports whether there is one.
+func (s Spool) used() bool { return s.Path != "" }
 
 // Writer is how writers batch.
 type Writer struct {
@@ -217,7 +228,7 @@ func Default() Config {
 			SessionTimeout:   30 * time.Second,
 			RebalanceTimeout: 30 * time.Second,
 		},
-		Ingest: Ingest{MaxPayload: 256 * KiB},
+		Ingest: Ingest{MaxPayload: 256 * KiB, Spool: Spool{Size: GiB, After: 500 * time.Millisecond}},
 		Writer: Writer{Hold: time.Second, MaxBatchRecords: 4096, MaxBatchBytes: 8 * MiB, FlushTimeout: 10 * time.Second},
 		Replayer: Replayer{
 			Window: 16, ClockSkew: 2 * time.Second, Settle: 10 * time.Second, SliceMessages: 1000,

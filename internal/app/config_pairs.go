@@ -102,6 +102,9 @@ func (c Config) Warnings() []string {
 		if e := c.Sources[name].Embedded; e != nil && e.UsersFile == "" && !isLoopback(e.Listen) {
 			warn("sources.%s: anybody who reaches %s may connect: set users_file", name, e.Listen)
 		}
+		if e := c.Sources[name].Exhook; e != nil && !c.Ingest.Spool.used() && len(c.Kafka.Brokers) > 0 { // that of restante up is in the process
+			warn("sources.%s: while Kafka is away calls fail after %s and their events are lost to the store: set ingest.spool.path", name, formatDuration(e.Budget))
+		}
 		if e := c.Sources[name].Exhook; e != nil && (!e.TLS.Enabled || e.TLS.ClientCAFile == "") && !isLoopback(e.Listen) {
 			warn("sources.%s: anybody who reaches %s may make up events: set tls with client_ca_file, or keep the address inside", name, e.Listen)
 		}

@@ -229,6 +229,13 @@ func TestWarnings(t *testing.T) {
 			"sources: {e: {type: exhook, listen: \":9000\"}}\ndelivery: {evidence: puback}",
 			[]string{"sources.e: anybody who reaches :9000 may make up events: set tls with client_ca_file, or keep the address inside"},
 		},
+		"exhook without a spool": {
+			"kafka: {brokers: \"k:1\"}\nsources: {e: {type: exhook, budget: 3s}}\ndelivery: {evidence: puback}",
+			[]string{"sources.e: while Kafka is away calls fail after 3s and their events are lost to the store: set ingest.spool.path"},
+		},
+		"exhook with a spool": {
+			"kafka: {brokers: \"k:1\"}\nsources: {e: {type: exhook}}\ndelivery: {evidence: puback}\ningest: {spool: {path: p}}", nil,
+		},
 		"blind for retained": {
 			"sources: {e: {type: exhook}}\nsinks: {s: {type: sqlite, path: p}}\ndelivery: {evidence: puback}\nrules: [{on: message.publish, topic: t, do: [on_message_retain, on_retain_delete], sink: s}]",
 			[]string{

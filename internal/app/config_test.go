@@ -67,6 +67,8 @@ func TestBadFilesAreExplained(t *testing.T) {
 		"exhook without a port":     {"sources: {x: {type: exhook, listen: here}}\ndelivery: {evidence: puback}\n", `sources.x.listen (line 1): "here" is no address: write host:port, or :port for all interfaces`},
 		"exhook without a key":      {"sources: {x: {type: exhook, tls: {cert_file: c}}}\ndelivery: {evidence: puback}\n", "sources.x.tls.key_file (line 1): is missing: it belongs to cert_file"},
 		"exhook without one":        {"sources: {x: {type: exhook, tls: {enabled: true}}}\ndelivery: {evidence: puback}\n", "sources.x.tls.cert_file (line 1): is missing: a server with TLS needs a certificate"},
+		"spool slower than exhook":  {"sources: {x: {type: exhook, budget: 1s}}\ndelivery: {evidence: puback}\ningest: {spool: {path: p, after: 501ms}}\n", "ingest.spool.after (line 3): 501ms must be at most half of sources.x.budget (1s): a call that meets the beginning of an outage is answered after it"},
+		"spool too small":           {"ingest: {spool: {path: p, size: 127MiB}}\n", "ingest.spool.size (line 1): 127MiB is too small, the least is 128MiB"},
 		"exhook without budget":     {"sources: {x: {type: exhook, budget: 0s}}\ndelivery: {evidence: puback}\n", "sources.x.budget (line 1): 0s is too small, the least is 100ms"},
 		"exhook with evidence":      {"sources: {x: {type: exhook}}\n", "delivery.secret: is required with exhook: by it ingest knows the replays whose acks it maps; set secret or secret_file, or use puback as evidence"},
 		"exhook beside rule events": {"sources: {x: {type: exhook}, y: {type: mqtt, url: \"mqtt://b\", decode: emqx, connections: 999}}\n", "sources.y.connections (line 1): 999 is too large, the most is 256"},

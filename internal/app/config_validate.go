@@ -35,6 +35,7 @@ func (c Config) Validate() error {
 	}
 	c.checkClientIDs(&faults)
 	c.checkSinks(&faults)
+	c.checkSpool(&faults)
 	c.checkRules(&faults)
 	c.checkDelivery(&faults)
 	if d := c.Shutdown.Drain; d+leave >= c.Kafka.SessionTimeout {
@@ -182,6 +183,20 @@ func (t ListenTLS) check(path string, faults *Faults) {
 	checkPair(path, "cert_file", t.CertFile, "key_file", t.KeyFile, faults)
 	if t.Enabled && t.CertFile == "" {
 		faults.add(path+".cert_file", "is missing: a server with TLS needs a certificate")
+	}
+}
+
+// checkSpool: an event that begins an outage waits for after, then for the disk, and must be answered within the budget.
+func (c Config) checkSpool(faults *Faults) {
+	spool := c.Ingest.Spool
+	if !spool.used() {
+		return
+	}
+	for _, name := range sortedKeys(c.Sources) {
+		if e := c.Sources[name].Exhook; e != nil && e.Budget < 2*spool.After {
+			faults.add("ingest.spool.after", "%s must be at most half of sources.%s.budget (%s): a call that meets the beginning of an outage is answered after it",
+				formatDuration(spool.After), name, formatDuration(e.Budget))
+		}
 	}
 }
 

@@ -60,6 +60,7 @@ func example() Config {
 	dynamodb.DynamoDB.Region = "us-west-2"
 	c.Sinks = map[string]Sink{"archive": cassandra, "history": sqlite, "pool1": dynamodb}
 	c.Delivery.MQTT.URL = Addresses{"mqtt://broker:1883"}
+	c.Ingest.Spool.Path = "/var/lib/restante/spool"
 	c.Delivery.SecretFile = "/run/secrets/replay"
 	yes, ttl := true, defaultRule().TTL
 	c.Rules = []Rule{
@@ -315,6 +316,7 @@ func TestExampleListsEveryKeyAndIsValid(t *testing.T) {
 	// Each section of the example is the default but for what it cannot have.
 	want := Default()
 	want.Kafka.Brokers, want.Sources, want.Sinks, want.Rules = c.Kafka.Brokers, c.Sources, c.Sinks, c.Rules
+	want.Ingest.Spool.Path = c.Ingest.Spool.Path
 	want.Delivery.MQTT.URL, want.Delivery.SecretFile = c.Delivery.MQTT.URL, c.Delivery.SecretFile
 	if d := cmp.Diff(want, c); d != "" {
 		t.Errorf("the example differs from the defaults (-want +got):\n%s", d)

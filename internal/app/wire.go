@@ -35,8 +35,9 @@ type Wire struct {
 	// broker's clock is ours.
 	Alone bool
 
-	counters *prometheus.CounterVec
-	seen     map[string]chan bool // by sink, whether its store was seen to be ready, in a channel of one
+	counters  *prometheus.CounterVec
+	kafkaSeen chan struct{}        // closed when the topics were seen to be as they must be; nil where that is waited for first
+	seen      map[string]chan bool // by sink, whether its store was seen to be ready, in a channel of one
 }
 
 // NewWire builds the parts for the sinks named. Close must be called.
@@ -159,12 +160,18 @@ func (c Config) Specs() []kafkalog.TopicSpec {
 // await repeats check until it succeeds, fails for good, or ctx ends. What is not there yet at the start is waited for, and said
 // once a minute.
 func (w *Wire) await(ctx context.Context, condition string, check func(context.Context) error) error {
-	w.Process.Health.Set(condition, false, "not yet")
+	set := func(ok bool, detail string) { w.Process.Health.Set(condition, ok, detail) }
+	return w.awaiting(ctx, condition, set, check)
+}
+
+// awaiting is await with a status of its own.
+func (w *Wire) awaiting(ctx context.Context, what string, status func(ok bool, detail string), check func(context.Context) error) error {
+	status(false, "not yet")
 	var said time.Time
 	for attempt := 1; ; attempt++ {
 		err := check(ctx)
 		if err == nil {
-			w.Process.Health.Set(condition, true, "")
+			status(true, "")
 			return nil
 		}
 		if fault.IsFatal(err) {
@@ -173,10 +180,10 @@ func (w *Wire) await(ctx context.Context, condition string, check func(context.C
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		w.Process.Health.Set(condition, false, err.Error())
+		status(false, err.Error())
 		if time.Since(said) >= time.Minute {
 			said = time.Now()
-			w.Process.Log.WarnContext(ctx, "not there yet, will retry", "what", condition, "err", err)
+			w.Process.Log.WarnContext(ctx, "not there yet, will retry", "what", what, "err", err)
 		}
 		if err := pipeline.Sleep(ctx, pipeline.DefaultBackoff.Delay(attempt)); err != nil {
 			return err
@@ -186,7 +193,7 @@ func (w *Wire) await(ctx context.Context, condition string, check func(context.C
 
 // ReadyKafka waits until the topics are there and as they must be.
 func (w *Wire) ReadyKafka(ctx context.Context) error {
-	return w.await(ctx, conditionKafka, func(ctx context.Context) error { return w.Kafka.Verify(ctx, w.Process.Config.Specs()) })
+	return w.await(ctx, conditionKafka, w.verifyKafka)
 }
 
 // readySink waits until one store is there and as it must be. Where several parts of the process wait for it, one looks.

@@ -21,7 +21,7 @@ func RunIngest(ctx, work context.Context, p *Process) error {
 		return err
 	}
 	defer w.Close()
-	if err := w.ReadyKafka(ctx); err != nil {
+	if err := w.kafkaOrSpool(ctx); err != nil {
 		return endedEarly(ctx, err)
 	}
 	var list []pipeline.Source
@@ -145,7 +145,10 @@ func (c Config) template() (mqtt.Template, error) {
 
 // Ingest runs the sources until ctx ends and what they took is durable.
 func (w *Wire) Ingest(ctx, work context.Context, sources []pipeline.Source) error {
-	producer := w.Kafka.Producer()
+	producer, err := w.ingestProducer()
+	if err != nil {
+		return err
+	}
 	ing := pipeline.NewIngest(pipeline.Ingest{
 		Producer: producer, Topics: w.Topics, Rules: w.Rules, Minter: w.Minter, MaxPayload: int(w.Process.Config.Ingest.MaxPayload),
 		Metrics: w.Metrics, Log: w.Process.Log, Now: time.Now,
@@ -153,11 +156,14 @@ func (w *Wire) Ingest(ctx, work context.Context, sources []pipeline.Source) erro
 	queue := NewParts(context.WithoutCancel(ctx)) // ends after the sources
 	queue.Run(func(ctx context.Context) error { return ing.Run(ctx, work) })
 	takers := NewParts(ctx)
+	if w.kafkaSeen != nil {
+		takers.Run(w.lookForKafka)
+	}
 	for _, s := range sources {
 		takers.Run(func(ctx context.Context) error { return s.Run(ctx, ing.Accept) })
 	}
 	w.Process.Health.Set(conditionSources, true, "")
-	err := takers.Wait()
+	err = takers.Wait()
 	queue.Stop()
 	return errors.Join(err, queue.Wait(), producer.Close(work))
 }
@@ -294,7 +300,8 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 	return errors.Join(err, helpers.Wait(), producer.Close(work))
 }
 
-// replayLimits are the replayer's limits of the configuration. Where every source is class S nothing needs to settle.
+// replayLimits are the replayer's limits of the configuration. Where every source is class S nothing needs to settle; behind a spool
+// none is while Kafka is away.
 func (w *Wire) replayLimits() pipeline.ReplayLimits {
 	c := w.Process.Config
 	l := pipeline.DefaultReplayLimits
@@ -302,7 +309,7 @@ func (w *Wire) replayLimits() pipeline.ReplayLimits {
 	l.ClockSkew, l.Settle = c.Replayer.ClockSkew, c.Replayer.Settle
 	l.ClientRate, l.ProcessRate = c.Replayer.Rate.Client, c.Replayer.Rate.Process
 	l.Drain = c.Shutdown.Drain
-	if c.OnlyEmbedded() {
+	if c.OnlyEmbedded() && !c.Ingest.Spool.used() {
 		l.Settle = 0
 	}
 	return l

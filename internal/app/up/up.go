@@ -95,6 +95,10 @@ func Run(ctx, work context.Context, p *app.Process, o Options, ready func(Addres
 	}
 	defer cluster.Close()
 	p.Config.Kafka.Brokers = cluster.ListenAddrs()
+	if spool := &p.Config.Ingest.Spool; spool.Path != "" {
+		p.Log.InfoContext(ctx, "ingest.spool is not used: kafka is in this process and on this disk", "path", spool.Path)
+		spool.Path = ""
+	}
 
 	w, err := app.NewWire(ctx, p, p.Config.UsedSinks())
 	if err != nil {
