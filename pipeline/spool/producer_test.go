@@ -92,7 +92,7 @@ func open3(t *testing.T, r pipeline.Receipt) bool {
 	}
 }
 
-func same(t *testing.T, what string, want, got []string) {
+func compare(t *testing.T, what string, want, got []string) {
 	t.Helper()
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
@@ -115,7 +115,7 @@ func TestWhileKafkaAnswersTheDiskIsNotTouched(t *testing.T) {
 		s.wait(s.append(alias("alias")))
 		s.disk.ill = nil
 		s.close()
-		same(t, "the log", append(numbered("m", 100), "alias"), k.values(""))
+		compare(t, "the log", append(numbered("m", 100), "alias"), k.values(""))
 		if n := len(s.disk.names(segmentExt)); n > 0 {
 			t.Errorf("%d segments", n)
 		}
@@ -157,15 +157,15 @@ func TestWhenKafkaIsAwayRecordsAreDurableOnDiskAndComeFirstAfterwards(t *testing
 			}
 		}
 		s.wait(s.append(session("s000")))
-		same(t, "the log while Kafka is away", []string{"m000"}, k.values(""))
+		compare(t, "the log while Kafka is away", []string{"m000"}, k.values(""))
 		if n := testutil.ToFloat64(s.cfg.Metrics.records); n != 50 {
 			t.Errorf("%v records in the spool, want 50", n)
 		}
 		k.set(false)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		same(t, "messages", append(append(numbered("m", 2), "alias"), numbered("m", 50)[2:]...), k.values(topics.Messages))
-		same(t, "the last", []string{"s000"}, k.values("")[51:])
+		compare(t, "messages", append(append(numbered("m", 2), "alias"), numbered("m", 50)[2:]...), k.values(topics.Messages))
+		compare(t, "the last", []string{"s000"}, k.values("")[51:])
 		if s.spools() {
 			t.Error("it still spools")
 		}
@@ -210,7 +210,7 @@ func TestASessionEventWaitsForEveryMessageBeforeIt(t *testing.T) {
 				t.Errorf("%s is before a message that came before it: %v", v, before)
 			}
 		}
-		same(t, "sessions", want, k.values(topics.Sessions))
+		compare(t, "sessions", want, k.values(topics.Sessions))
 		s.close()
 	})
 }
@@ -236,7 +236,7 @@ func TestARecordThatIsNotTakenGoesToTheDisk(t *testing.T) {
 		}
 		k.set(false)
 		time.Sleep(10 * time.Second)
-		same(t, "the log", numbered("m", 10), k.values(""))
+		compare(t, "the log", numbered("m", 10), k.values(""))
 		s.close()
 	})
 }
@@ -262,7 +262,7 @@ func TestWhatIsOnDiskIsDeliveredByTheNextProcess(t *testing.T) {
 		}
 		s.wait(s.append(message("t", "new")))
 		time.Sleep(10 * time.Second)
-		same(t, "the log", append(numbered("m", 20), "new"), k.values(""))
+		compare(t, "the log", append(numbered("m", 20), "new"), k.values(""))
 		s.close()
 		k = newKafka(0)
 		s = start(t, s.disk, k)
@@ -271,7 +271,7 @@ func TestWhatIsOnDiskIsDeliveredByTheNextProcess(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		s.close()
-		same(t, "the log of the third", nil, k.values(""))
+		compare(t, "the log of the third", nil, k.values(""))
 	})
 }
 
@@ -284,10 +284,10 @@ func TestNothingIsDrainedBeforeKafkaIsAsItMustBe(t *testing.T) {
 			s.wait(s.append(message("t", v)))
 		}
 		time.Sleep(time.Hour)
-		same(t, "the log", nil, k.values(""))
+		compare(t, "the log", nil, k.values(""))
 		close(ready)
 		time.Sleep(time.Second)
-		same(t, "the log", numbered("m", 5), k.values(""))
+		compare(t, "the log", numbered("m", 5), k.values(""))
 		s.close()
 	})
 }
@@ -369,7 +369,7 @@ func TestSteadyLoadDoesNotKeepItSpooling(t *testing.T) {
 			t.Errorf("the slowest receipt took %v", worst)
 		}
 		s.close()
-		same(t, "the log", numbered("m", n), k.values(""))
+		compare(t, "the log", numbered("m", n), k.values(""))
 	})
 }
 
@@ -402,10 +402,10 @@ func TestWhatKafkaNeverTakesStopsNothingAndIsKept(t *testing.T) {
 		}
 		k.set(false)
 		time.Sleep(10 * time.Second)
-		same(t, "messages", []string{"m000", "m001"}, k.values(topics.Messages))
+		compare(t, "messages", []string{"m000", "m001"}, k.values(topics.Messages))
 		dead := k.values(topics.Dead)
 		slices.Sort(dead)
-		same(t, "dead letters", []string{"large", "odd"}, dead)
+		compare(t, "dead letters", []string{"large", "odd"}, dead)
 		files := s.disk.names(rejectedExt)
 		if len(files) != 1 {
 			t.Fatalf("files of what nobody takes: %v, want one", files)
