@@ -21,8 +21,7 @@ const (
 	CountRefusedClient   Counter = "refused_client"   // an event of a client id that cannot be
 	CountRefusedID       Counter = "refused_id"       // a message with an id that cannot be
 	CountRefusedRequest  Counter = "refused_request"  // a call that cannot be read, or with values that cannot be
-	CountRepairedID      Counter = "repaired_id"      // a message id that did not fit the time of its publish, and got it
-	CountGap             Counter = "gap"              // a call that got no answer in time: the broker went on without us
+	CountGap             Counter = "gap"              // a call that got no answer in time, or an event that the broker dropped on its way to us: it went on without us
 	CountHeld            Counter = "held_envelope"    // a replay that was held back, since its alias could not be logged; it comes again
 	CountUnavailable     Counter = "unavailable"      // a request that was not durable in time: the broker was told to repeat it
 	CountRefusedAuth     Counter = "refused_auth"     // a request without the right token or signature
@@ -41,7 +40,7 @@ func Counters() []Counter {
 	return []Counter{
 		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
 		CountRefusedJSON, CountIgnored, CountRefusedLine, CountAmbiguous, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest,
-		CountRepairedID, CountGap, CountHeld, CountUnavailable, CountRefusedAuth, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0,
+		CountGap, CountHeld, CountUnavailable, CountRefusedAuth, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0,
 		CountDroppedInflight, CountDroppedQueue,
 		CountDroppedSize, CountSlowClient,
 	}

@@ -210,6 +210,8 @@ func (d EMQX) event(r ruleEvent) (event.Event, error) {
 	switch {
 	case r.ClientID == "":
 		return nil, &Refusal{CountRefusedJSON, fmt.Errorf("%s has no clientid: select it in the rule", r.Event)}
+	case d.isOwn(r.ClientID) && r.Event == "delivery.dropped" && r.Reason != "no_local":
+		return nil, &Refusal{CountGap, fmt.Errorf("%.80q was not given an event of topic %.80q, which is gone (%.80q): raise mqtt.max_mqueue_len and max_inflight for our user", r.ClientID, r.Topic, r.Reason)}
 	case d.isOwn(r.ClientID):
 		return nil, &Refusal{CountOwnEvent, ErrOwn}
 	}

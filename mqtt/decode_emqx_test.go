@@ -195,10 +195,13 @@ func TestEMQXRefusesWhatIsNoEvent(t *testing.T) {
 		"a replay of ours":          {with(publish, "pub_props", map[string]any{"User-Property-Pairs": pairs}), mqtt.CountReplay},
 		"our client without mark":   {with(publish, "clientid", "restante-x"), mqtt.CountOwnRefused},
 		"our own subscribe":         {with(subscribe, "clientid", "restante-x"), mqtt.CountOwnEvent},
-		"a subscribe by nobody":     {with(subscribe, "clientid", nil), mqtt.CountRefusedJSON},
-		"a bad filter":              {with(subscribe, "topic", "t/#/x"), mqtt.CountRefusedFilter},
-		"a subscribe at QoS 3":      {with(subscribe, "qos", 3), mqtt.CountRefusedJSON},
-		"a delivery":                {with(publish, "event", "message.delivered"), mqtt.CountIgnored},
+		"an event dropped on its way to us": {
+			with(map[string]any{"event": "delivery.dropped", "reason": "queue_full", "topic": "restante/events"}, "clientid", "restante-x"), mqtt.CountGap,
+		},
+		"a subscribe by nobody": {with(subscribe, "clientid", nil), mqtt.CountRefusedJSON},
+		"a bad filter":          {with(subscribe, "topic", "t/#/x"), mqtt.CountRefusedFilter},
+		"a subscribe at QoS 3":  {with(subscribe, "qos", 3), mqtt.CountRefusedJSON},
+		"a delivery":            {with(publish, "event", "message.delivered"), mqtt.CountIgnored},
 	} {
 		events, err := d.Decode(c.packet)
 		r, ok := errors.AsType[*mqtt.Refusal](err)

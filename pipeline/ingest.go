@@ -44,6 +44,7 @@ type Ingest struct {
 
 	queue chan queued
 	gate  *gate
+	ids   *identities
 }
 
 // gate counts who is inside Accept, and closes.
@@ -102,7 +103,7 @@ func (p *promise) resolve(err error) {
 // NewIngest returns an Ingest with the fields of i and its queue made.
 func NewIngest(i Ingest) *Ingest {
 	const depth = 1 << 16
-	i.queue, i.gate = make(chan queued, depth), &gate{}
+	i.queue, i.gate, i.ids = make(chan queued, depth), &gate{}, &identities{}
 	return &i
 }
 
@@ -172,10 +173,11 @@ func (i *Ingest) prepare(e event.Event) (event.Event, string) {
 		if x.Payload == nil {
 			x.Payload = []byte{}
 		}
-		e = x
+		e = i.identify(x)
 	case event.Acked:
 		x.Head, who = mint(x.Head), x.Client
 		x.Watched = i.Rules.Watches(x.Topic)
+		x.Message = i.ids.stored(x.Message)
 		e = x
 	case event.Replayed:
 		x.Head = mint(x.Head)

@@ -11,6 +11,8 @@ type Metrics struct {
 	IngestDropped  *prometheus.CounterVec // reason
 	IngestLatency  prometheus.Histogram
 	IngestUnacked  prometheus.Gauge
+	RepairedIDs    prometheus.Counter
+	SourceClock    *prometheus.GaugeVec   // source
 	Flushes        *prometheus.CounterVec // sink, trigger, outcome
 	BatchRecords   *prometheus.HistogramVec
 	FlushSeconds   *prometheus.HistogramVec
@@ -105,6 +107,8 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		IngestDropped:  counter("restante_ingest_dropped_total", "Events that were not taken into the log, by reason.", "reason"),
 		IngestLatency:  prometheus.NewHistogram(opts("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability in Kafka.", fastBuckets)),
 		IngestUnacked:  single("restante_ingest_unacked_messages", "Events that are taken but not durable yet."),
+		RepairedIDs:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ingest_repaired_ids_total", Help: "Message ids that did not fit the time of their publish, and got it."}),
+		SourceClock:    gauge("restante_ingest_source_clock_seconds", "How far the time of the last publish was ahead of this process's clock, by source and node.", "source"),
 		Flushes:        counter("restante_writer_flushes_total", "Flushes to a sink, by what caused them and how they ended.", "sink", "trigger", "outcome"),
 		BatchRecords:   prometheus.NewHistogramVec(opts("restante_writer_batch_records", "Records in one flush.", countBuckets), []string{"sink"}),
 		FlushSeconds:   prometheus.NewHistogramVec(opts("restante_writer_flush_duration_seconds", "Duration of a flush, retries included.", fastBuckets), []string{"sink"}),
@@ -162,7 +166,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	}
 	m.ReplayParked.WithLabelValues(parkedAdmission)
 	m.ReplayParked.WithLabelValues(parkedNotAcking)
-	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.Flushes, m.BatchRecords, m.FlushSeconds,
+	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.RepairedIDs, m.SourceClock, m.Flushes, m.BatchRecords, m.FlushSeconds,
 		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked,
 		m.ReplayFirst, m.ReplayDuration, m.RoundSeconds, m.TailRecords, m.TailOverBudget)

@@ -14,8 +14,6 @@ import (
 const (
 	// maxMillis is the largest time that counts as one, in ms since the epoch.
 	maxMillis = 1 << 52
-	// maxApart is how far a message id's time may lie from the time of its publish.
-	maxApart = 5 * time.Minute
 )
 
 func refuse(c mqtt.Counter, format string, args ...any) error {
@@ -64,7 +62,7 @@ func (s *Server) published(r *exhookpb.MessagePublishRequest) (event.Event, erro
 	if e.Payload == nil {
 		e.Payload = []byte{}
 	}
-	if e.ID, e.At, err = s.identity(m); err != nil {
+	if e.ID, e.At, err = identity(m); err != nil {
 		return nil, err
 	}
 	if c, err := event.ParseClientID(string(m.GetFrom())); err == nil { // else nobody who could be named
@@ -81,25 +79,18 @@ func (s *Server) published(r *exhookpb.MessagePublishRequest) (event.Event, erro
 	return e, nil
 }
 
-// identity is a message's id and the time of its publish. An id that does not fit that time gets it: with a time of its own it
-// would expire at once, or lie behind every replay.
-func (s *Server) identity(m *exhookpb.Message) (event.ID, time.Time, error) {
+// identity is a message's id and the time of its publish.
+func identity(m *exhookpb.Message) (event.ID, time.Time, error) {
 	id, err := event.ParseID(string(m.GetId()))
 	if err != nil {
 		return event.ID{}, time.Time{}, refuse(mqtt.CountRefusedID, "%w", err)
 	}
-	ms := m.GetTimestamp()
-	if ms == 0 || ms > maxMillis {
-		at := id.Time().Truncate(time.Millisecond)
-		if at.UnixMilli() > maxMillis {
-			return event.ID{}, time.Time{}, refuse(mqtt.CountRefusedID, "message id %s: neither it nor the message tells a time", id)
-		}
-		return id, at, nil
+	if ms := m.GetTimestamp(); ms > 0 && ms <= maxMillis {
+		return id, time.UnixMilli(int64(ms)), nil
 	}
-	at := time.UnixMilli(int64(ms))
-	if apart := id.Time().Sub(at); apart > maxApart || apart < -maxApart {
-		s.cfg.Count(mqtt.CountRepairedID)
-		id = id.WithTime(at)
+	at := id.Time().Truncate(time.Millisecond)
+	if at.UnixMilli() > maxMillis {
+		return event.ID{}, time.Time{}, refuse(mqtt.CountRefusedID, "message id %s: neither it nor the message tells a time", id)
 	}
 	return id, at, nil
 }

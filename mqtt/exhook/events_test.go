@@ -102,16 +102,10 @@ func TestEventsSayWhatTheBrokerSaid(t *testing.T) {
 			}),
 			map[mqtt.Counter]int{mqtt.CountForged: 1},
 		},
-		"an id that is 5 minutes off stays": {
-			"OnMessagePublish",
-			obj{"message": message(obj{"timestamp": someMS + 299_000})},
-			published(func(e *event.Published) { e.At = at.Add(299 * time.Second) }), nil,
-		},
-		"an id of another day gets the time of its publish": {
+		"an id that does not fit its time stays as it is": {
 			"OnMessagePublish",
 			obj{"message": message(obj{"timestamp": someMS + 86_400_000})},
-			published(func(e *event.Published) { e.At = at.Add(24 * time.Hour); e.ID = id.WithTime(e.At) }),
-			map[mqtt.Counter]int{mqtt.CountRepairedID: 1},
+			published(func(e *event.Published) { e.At = at.Add(24 * time.Hour) }), nil,
 		},
 		"without a time of its own a publish has that of its id": {
 			"OnMessagePublish", obj{"message": message(obj{"timestamp": uint64(0)})}, published(func(*event.Published) {}), nil,

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -210,5 +209,3 @@ func numbered(prefix string, n int) []string {
 	}
 	return out
 }
-
-func isAlias(o pipeline.Outgoing) bool { return strings.HasPrefix(string(o.Value), "alias") }

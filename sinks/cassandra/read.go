@@ -207,7 +207,7 @@ func (s *Store) Subs(ctx context.Context, client event.ClientID) ([]sinks.Sub, e
 	}
 	var found []sinks.Sub
 	_, err := s.read(ctx, reading{
-		st: statement{selectSubs, []any{string(client)}},
+		st:    statement{selectSubs, []any{string(client)}},
 		begin: func() { found = nil },
 		scan: func(i *gocql.Iter) bool {
 			var text string

@@ -1,0 +1,69 @@
+package pipeline
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/restante/restante/event"
+)
+
+const (
+	// maxApart is how far a message id's time may lie from the time of its publish, and that from our clock.
+	maxApart     = 5 * time.Minute
+	repairedLife = 10 * time.Minute
+	mostRepaired = 10_000 // in each half of that
+	sayPause     = time.Minute
+)
+
+// identities are the ids that did not fit, and got others. They are safe for concurrent use.
+type identities struct {
+	some atomic.Bool // no ack needs the lock as long as nothing was repaired
+
+	mu       sync.Mutex
+	repaired Recent[event.ID, event.ID] // as it came → as it is stored
+	said     time.Time
+}
+
+// identify gives a publish whose id does not fit its time an id that does: with the other it would expire at once, or never, or lie
+// behind every replay. Acks that come through this process within some minutes find it; later ones do not, and the replay
+// of the message, which has the new id, is acknowledged by that.
+func (i *Ingest) identify(e event.Published) event.Published {
+	ahead := e.At.Sub(i.Now())
+	i.Metrics.SourceClock.WithLabelValues(e.Source).Set(ahead.Seconds())
+	repair := e.ID.Time().Sub(e.At).Abs() > maxApart
+	if !repair && ahead <= maxApart {
+		return e
+	}
+	n := i.ids
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if now := time.Now(); n.said.IsZero() || now.Sub(n.said) >= sayPause {
+		n.said = now
+		i.Log.Warn("a broker's clock is wrong: set it by NTP", "source", e.Source, "published_ahead_of_us", ahead.Round(time.Second),
+			"id_apart_from_publish", e.ID.Time().Sub(e.At).Round(time.Second))
+	}
+	if repair {
+		came := e.ID
+		e.ID = came.WithTime(e.At)
+		i.Metrics.RepairedIDs.Inc()
+		n.repaired.Limit, n.repaired.Age = mostRepaired, repairedLife
+		n.repaired.Tick(time.Now())
+		n.repaired.Put(came, e.ID)
+		n.some.Store(true)
+	}
+	return e
+}
+
+// stored is the id under which a message is stored that the broker knows by another.
+func (n *identities) stored(id event.ID) event.ID {
+	if !n.some.Load() {
+		return id
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if other := n.repaired.Get(id); !other.IsZero() {
+		return other
+	}
+	return id
+}
