@@ -1,0 +1,182 @@
+package exhooktest_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/restante/restante/mqtt/exhook/exhooktest"
+	"github.com/restante/restante/mqtt/mqtttest"
+)
+
+func TestAServerThatHangsHoldsUpThePublisherOnly(t *testing.T) {
+	t.Parallel()
+	const timeout = 300 * time.Millisecond
+	p := provide(t, "message.publish t/#")
+	hang := make(chan struct{})
+	p.answer = func([]byte) ([]byte, error) {
+		<-hang
+		return ignore, nil
+	}
+	defer close(hang)
+	b := start(t, exhooktest.Options{RequestTimeout: timeout}, p)
+	device := dial(t, b, mqtttest.Options{ID: "device"})
+	subscribe(t, device, 1, "#")
+	other := dial(t, b, mqtttest.Options{ID: "other"})
+	pub := dial(t, b, mqtttest.Options{ID: "pub"})
+	began := time.Now()
+	acked := make(chan error, 1)
+	go func() { acked <- pub.Publish(within(t), message("t/1", "held up", 1)) }()
+	p.await(2)
+	publish(t, other, message("u/1", "free", 1))
+	if got := receive(t, device); string(got.Payload) != "free" {
+		t.Errorf("got %+v", got)
+	}
+	if err := <-acked; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took < timeout {
+		t.Errorf("PUBACK after %v, want %v or more", took, timeout)
+	}
+	if got := receive(t, device); string(got.Payload) != "held up" {
+		t.Errorf("got %+v", got)
+	}
+	if b.Failed() != 1 {
+		t.Errorf("%d calls failed, want 1", b.Failed())
+	}
+}
+
+func TestALostServerIsLoadedAgain(t *testing.T) {
+	t.Parallel()
+	const timeout = 300 * time.Millisecond
+	p := provide(t, "message.publish t/#")
+	b := start(t, exhooktest.Options{RequestTimeout: timeout}, p)
+	pub := dial(t, b, mqtttest.Options{ID: "pub"})
+	publish(t, pub, message("t/1", "before", 1))
+	p.end()
+	publish(t, pub, message("t/1", "lost", 1)) // the broker goes on and forgets it
+	began := time.Now()
+	publish(t, pub, message("t/1", "lost after the time-out", 1)) // it knows by now that there is no connection
+	if took := time.Since(began); took < timeout || b.Failed() != 2 {
+		t.Errorf("PUBACK after %v with %d failed calls", took, b.Failed())
+	}
+	p.hooks = []string{"message.publish u/#"}
+	p.begin()
+	b.AwaitLoaded(2)
+	publish(t, pub, message("t/1", "no more of the rules", 1))
+	publish(t, pub, message("u/1", "after", 1))
+	p.wants("OnProviderLoaded", `OnMessagePublish #1 t/1 "before" qos 1 from pub`, "OnProviderLoaded", `OnMessagePublish #2 u/1 "after" qos 1 from pub`)
+}
+
+func TestAServerMayComeLate(t *testing.T) {
+	t.Parallel()
+	p := provide(t, "message.publish t/#")
+	p.end()
+	b := exhooktest.Start(t, exhooktest.Options{Servers: []string{p.addr}, AutoReconnect: 20 * time.Millisecond})
+	pub := dial(t, b, mqtttest.Options{ID: "pub"})
+	publish(t, pub, message("t/1", "nobody has asked yet", 1))
+	p.begin()
+	b.AwaitLoaded(1)
+	publish(t, pub, message("t/1", "m", 1))
+	p.wants("OnProviderLoaded", `OnMessagePublish #1 t/1 "m" qos 1 from pub`)
+	if b.Failed() != 0 {
+		t.Errorf("%d calls failed", b.Failed())
+	}
+}
+
+func TestEachServerIsToldOfEachEvent(t *testing.T) {
+	t.Parallel()
+	first, second := provide(t), provide(t)
+	b := start(t, exhooktest.Options{}, first, second)
+	device := dial(t, b, mqtttest.Options{ID: "device"})
+	subscribe(t, device, 1, "t/1")
+	publish(t, device, message("t/1", "m", 1))
+	want := []string{
+		"OnProviderLoaded", "OnClientConnected device ", `OnSessionSubscribed device t/1 "" qos 1 rh 0 rap 0 nl 0`,
+		`OnMessagePublish #1 t/1 "m" qos 1 from device`, `OnMessageAcked device #1 t/1 "m" qos 1 from device`,
+	}
+	first.wants(want...)
+	second.wants(want...)
+}
+
+func TestOneServersAnswerIsTheNextOnesQuestion(t *testing.T) {
+	t.Parallel()
+	first, second, third := provide(t, "message.publish"), provide(t, "message.publish"), provide(t, "message.publish")
+	first.answer = func([]byte) ([]byte, error) { return valued(0, 1, "t/2", "two"), nil }
+	second.answer = func([]byte) ([]byte, error) { return valued(2, 1, "t/3", "three"), nil }
+	b := start(t, exhooktest.Options{}, first, second, third)
+	device := dial(t, b, mqtttest.Options{ID: "device"})
+	subscribe(t, device, 1, "#")
+	publish(t, device, message("t/1", "one", 1))
+	if got := receive(t, device); got.Topic != "t/3" || string(got.Payload) != "three" {
+		t.Errorf("got %+v", got)
+	}
+	first.wants("OnProviderLoaded", `OnMessagePublish #1 t/1 "one" qos 1 from device`)
+	second.wants("OnProviderLoaded", `OnMessagePublish #1 t/2 "two" qos 1 from device`)
+	third.wants("OnProviderLoaded")
+}
+
+func TestAResumedSessionIsToldOnlyOfItsConnectionAndAcks(t *testing.T) {
+	t.Parallel()
+	p := provide(t)
+	b := start(t, exhooktest.Options{}, p)
+	keep := mqtttest.Options{ID: "device", KeepSession: true, ManualAck: true}
+	device := dial(t, b, keep)
+	subscribe(t, device, 1, "t/1")
+	device.Disconnect()
+	p.await(4)
+	pub := dial(t, b, mqtttest.Options{ID: "pub"})
+	publish(t, pub, message("t/1", "while away", 1)) // kept, so it is not dropped
+	device = dial(t, b, keep)
+	m := receive(t, device)
+	again := dial(t, b, keep) // takes over, which tells of no disconnect
+	<-device.Done()
+	if m = receive(t, again); string(m.Payload) != "while away" {
+		t.Errorf("got %+v", m)
+	}
+	if err := again.Ack(m); err != nil {
+		t.Fatal(err)
+	}
+	p.await(9)
+	again.Disconnect()
+	p.wants(
+		"OnProviderLoaded", "OnClientConnected device ", `OnSessionSubscribed device t/1 "" qos 1 rh 0 rap 0 nl 0`, "OnClientDisconnected device normal",
+		"OnClientConnected pub ", `OnMessagePublish #1 t/1 "while away" qos 1 from pub`, "OnClientConnected device ", "OnClientConnected device ",
+		`OnMessageAcked device #1 t/1 "while away" qos 1 from pub`, "OnClientDisconnected device normal",
+	)
+}
+
+func TestARetainedDeliveryIsAckedByTheIdOfItsPublish(t *testing.T) {
+	t.Parallel()
+	p := provide(t, "message.publish", "message.acked", "message.dropped")
+	b := start(t, exhooktest.Options{}, p)
+	device := dial(t, b, mqtttest.Options{ID: "device"})
+	m := message("t/1", "kept", 1)
+	m.Retain = true
+	publish(t, device, m)
+	subscribe(t, device, 1, "t/1")
+	if got := receive(t, device); !got.Retain {
+		t.Errorf("got %+v", got)
+	}
+	p.wants(
+		"OnProviderLoaded", `OnMessagePublish #1 t/1 "kept" qos 1 from device`, `OnMessageDropped #1 t/1 "kept" qos 1 from device no_subscribers`,
+		`OnMessageAcked device #1 t/1 "kept" qos 1 from device`,
+	)
+}
+
+// A client counts the packet ids of its publishes without regard to those of what it receives.
+func TestAPublishDoesNotPushOutADeliveryOfItsPacketID(t *testing.T) {
+	t.Parallel()
+	p := provide(t, "message.acked")
+	b := start(t, exhooktest.Options{}, p)
+	device := dial(t, b, mqtttest.Options{ID: "device", ManualAck: true})
+	subscribe(t, device, 1, "t/1")
+	publish(t, dial(t, b, mqtttest.Options{ID: "pub"}), message("t/1", "m", 1))
+	held := receive(t, device)
+	own := message("u/1", "of its own", 1)
+	own.ID = held.ID
+	publish(t, device, own)
+	if err := device.Ack(held); err != nil {
+		t.Fatal(err)
+	}
+	p.wants("OnProviderLoaded", `OnMessageAcked device #1 t/1 "m" qos 1 from pub`)
+}
