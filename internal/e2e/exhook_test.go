@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/mqtt/exhook/exhooktest"
+	"github.com/restante/restante/mqtt/mqtttest"
+)
+
+const hookedProcesses = `
+kafka:
+  brokers: %[1]q
+  messages: {partitions: %[2]d, replication: 1}
+  sessions: {partitions: %[2]d}
+  dead: {partitions: 1}
+sources: {emqx: {type: exhook, listen: %[8]q}}
+sinks: {history: {type: sqlite, path: %[4]q}}
+rules:
+  - sql: SELECT * FROM "t/#", "$events/session_subscribed", "$events/message_acked" WHERE topic =~ 't/#'
+    action: save_offline_messages
+    sink: history
+    wildcards: true
+delivery: {to: topic, evidence: %[7]s, secret_file: %[5]q, mqtt: {url: "mqtt://%[3]s"}}
+writer: {hold: 200ms}
+admin: {listen: %[6]q}
+`
+
+// TestExHookTellsTheStory is the manual's page "save offline messages" on a broker that tells ingest by ExHook and nothing else.
+func TestExHookTellsTheStory(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		evidence string
+		version  int
+	}{
+		{evidence: "puback", version: 1},
+		{evidence: "puback", version: 3},
+	} {
+		t.Run(fmt.Sprint(c.evidence, " v", c.version), func(t *testing.T) {
+			t.Parallel()
+			s := newSetupWithoutKafka(t)
+			hooks := e2etest.FreeAddr(t)
+			s.configure = func(admin string) string {
+				return fmt.Sprintf(hookedProcesses, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin, c.evidence, hooks)
+			}
+			startKafka(t, s.kafka)
+			if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
+				t.Fatal(err)
+			}
+			broker := exhooktest.Start(t, exhooktest.Options{
+				Servers: []string{hooks}, Version: c.version, Listen: s.broker, AutoReconnect: 100 * time.Millisecond,
+			})
+			all := s.startAll("ingest", "writer", "replayer")
+			broker.AwaitLoaded(1)
+			spy := e2etest.Subscribe(t, s.broker, "spy", "$offline/#")
+
+			// Offline messages are stored, and come in order when their client subscribes.
+			binary := "\x00\xff\xfe"
+			want := []string{"one", binary, "three"}
+			e2etest.Publish(t, s.broker, "t/1", want...)
+			e2etest.AwaitRows(t, s.database, 3)
+			for _, row := range rowsOf(t, s.database) {
+				if row["topic"] != "t/1" || row["qos"] != "1" || !strings.HasPrefix(row["sender"], "publisher-") || len(row["msgid"]) != 32 {
+					t.Errorf("row %v", row)
+				}
+			}
+			device := e2etest.Subscribe(t, s.broker, "device", "t/1")
+			got := e2etest.Receive(t, device, 3)
+			if diff := cmp.Diff(want, e2etest.Payloads(got)); diff != "" {
+				t.Errorf("replay (-want +got):\n%s", diff)
+			}
+			if err := e2etest.Replays(got); err != nil {
+				t.Error(err)
+			}
+			for _, m := range got {
+				if m.Topic != "t/1" || m.QoS != 1 || m.Retain {
+					t.Errorf("replayed %+v", m)
+				}
+			}
+			e2etest.AwaitRows(t, s.database, 0)
+
+			// A live message that its client has acknowledged is gone.
+			e2etest.Publish(t, s.broker, "t/1", "live")
+			want = append(want, "live")
+			if live := e2etest.Receive(t, device, 1); string(live[0].Payload) != "live" || live[0].User("offline-msgid") != "" {
+				t.Errorf("live: %+v", live)
+			}
+			e2etest.Quiet(t, device, time.Second)
+			e2etest.AwaitRows(t, s.database, 0)
+			device.Disconnect()
+
+			// What is replayed is never stored again, whatever the version of the client that gets it.
+			for round := range 10 {
+				more := []string{fmt.Sprint("first of ", round), fmt.Sprint("second of ", round)}
+				e2etest.Publish(t, s.broker, "t/1", more...)
+				want = append(want, more...)
+				e2etest.AwaitRows(t, s.database, 2)
+				again := e2etest.DialWith(t, s.broker, mqtttest.Options{ID: "device", Version: []byte{mqtttest.V311, mqtttest.V5}[round%2]})
+				e2etest.More(t, again, "t/1")
+				if diff := cmp.Diff(more, e2etest.Payloads(e2etest.Receive(t, again, 2))); diff != "" {
+					t.Errorf("round %d (-want +got):\n%s", round, diff)
+				}
+				e2etest.AwaitRows(t, s.database, 0)
+				again.Disconnect()
+			}
+
+			// A replay that its client has not acknowledged stays stored only when the broker's word is the evidence.
+			e2etest.Publish(t, s.broker, "t/1", "slow")
+			want = append(want, "slow")
+			e2etest.AwaitRows(t, s.database, 1)
+			slow := e2etest.DialWith(t, s.broker, mqtttest.Options{ID: "device", ManualAck: true})
+			e2etest.More(t, slow, "t/1")
+			held := e2etest.Receive(t, slow, 1)[0]
+			if c.evidence == "broker" {
+				e2etest.Quiet(t, slow, time.Second)
+				e2etest.AwaitRows(t, s.database, 1)
+				if err := slow.Ack(held); err != nil {
+					t.Fatal(err)
+				}
+			}
+			e2etest.AwaitRows(t, s.database, 0)
+			slow.Disconnect()
+
+			// Ingest ends and starts again: the broker asks it once more for its hooks, and goes on.
+			all["ingest"].Stop(10 * time.Second)
+			all["ingest"] = s.start("ingest")
+			broker.AwaitLoaded(2)
+			e2etest.Publish(t, s.broker, "t/1", "after the restart")
+			want = append(want, "after the restart")
+			e2etest.AwaitRows(t, s.database, 1)
+			late := e2etest.Subscribe(t, s.broker, "late", "t/#")
+			if diff := cmp.Diff([]string{"after the restart"}, e2etest.Payloads(e2etest.Receive(t, late, 1))); diff != "" {
+				t.Errorf("after the restart (-want +got):\n%s", diff)
+			}
+			e2etest.AwaitRows(t, s.database, 0)
+			e2etest.Quiet(t, late, time.Second)
+			e2etest.Quiet(t, spy, 0)
+			if diff := cmp.Diff(map[string][]string{"t/1": want}, published(s.records("mqtt.messages"))); diff != "" {
+				t.Errorf("publishes in Kafka (-want +got):\n%s", diff)
+			}
+			if broker.Failed() != 0 || broker.Puzzled() != 0 {
+				t.Errorf("%d calls failed, %d answers puzzled the broker", broker.Failed(), broker.Puzzled())
+			}
+			for _, name := range []string{"replayer", "writer", "ingest"} {
+				all[name].Stop(10 * time.Second)
+			}
+		})
+	}
+}
+
+// rowsOf are the rows of mqtt_msg by column.
+func rowsOf(t *testing.T, database string) []map[string]string {
+	t.Helper()
+	columns, rows := e2etest.Table(t, database, "mqtt_msg")
+	var out []map[string]string
+	for _, row := range rows {
+		m := map[string]string{}
+		for i, c := range columns {
+			m[c] = row[i]
+		}
+		out = append(out, m)
+	}
+	return out
+}
