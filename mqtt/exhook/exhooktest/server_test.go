@@ -180,3 +180,32 @@ func TestAPublishDoesNotPushOutADeliveryOfItsPacketID(t *testing.T) {
 	}
 	p.wants("OnProviderLoaded", `OnMessageAcked device #1 t/1 "m" qos 1 from pub`)
 }
+
+// While a publish waits for its answer the client may receive something else.
+func TestADeliveryDoesNotGetThePacketIDOfAPublishThatWaits(t *testing.T) {
+	t.Parallel()
+	p := provide(t, "message.publish slow", "message.acked")
+	release := make(chan struct{})
+	p.answer = func([]byte) ([]byte, error) {
+		<-release
+		return ignore, nil
+	}
+	b := start(t, exhooktest.Options{}, p)
+	device := dial(t, b, mqtttest.Options{ID: "device", ManualAck: true})
+	subscribe(t, device, 1, "t/1")
+	own := message("slow", "of its own", 1)
+	own.ID = 1 // the broker's first one as well
+	acked := make(chan error, 1)
+	go func() { acked <- device.Publish(within(t), own) }()
+	p.await(2)
+	publish(t, dial(t, b, mqtttest.Options{ID: "pub"}), message("t/1", "m", 1))
+	m := receive(t, device)
+	close(release)
+	if err := <-acked; err != nil {
+		t.Error(err)
+	}
+	if err := device.Ack(m); err != nil {
+		t.Fatal(err)
+	}
+	p.wants("OnProviderLoaded", `OnMessagePublish #1 slow "of its own" qos 1 from device`, `OnMessageAcked device #2 t/1 "m" qos 1 from pub`)
+}
