@@ -165,9 +165,11 @@ func (p *provider) await(n int) []call {
 	}
 }
 
-// wants compares all calls that have come with lines, see lines.
+// wants compares all calls that have come, and come within a moment, with lines, see lines.
 func (p *provider) wants(want ...string) {
 	p.t.Helper()
+	p.await(len(want))
+	time.Sleep(50 * time.Millisecond)
 	if diff := cmp.Diff(want, lines(p.t, p.await(len(want)))); diff != "" {
 		p.t.Errorf("calls (-want +got):\n%s", diff)
 	}
