@@ -40,7 +40,9 @@ func TestExHookTellsTheStory(t *testing.T) {
 		version  int
 	}{
 		{evidence: "puback", version: 1},
-		{evidence: "puback", version: 3},
+		{evidence: "broker", version: 1},
+		{evidence: "broker", version: 2},
+		{evidence: "broker", version: 3},
 	} {
 		t.Run(fmt.Sprint(c.evidence, " v", c.version), func(t *testing.T) {
 			t.Parallel()
