@@ -30,6 +30,9 @@ const (
 type Options struct {
 	// Servers are the addresses of ExHook servers. Each of them is told of every event, one after another.
 	Servers []string
+	// Shared says that the servers stand behind one address: what happens to a client is told to one of them, always the same
+	// while it can be reached, and a publish to the one of its publisher.
+	Shared bool
 	// Version is that of the gRPC service: 1 (the default) as EMQX 4.3 and 4.4 call it, 2 as 5.0 to 5.8, 3 as 5.9 and later.
 	Version int
 	// Listen is the address for MQTT; "" = a free one of loopback.

@@ -94,7 +94,7 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 		if pk.ReasonCode == packets.CodeSuccess.Code {
 			r := &exhookpb.ClientConnectedRequest{Clientinfo: h.info(cl)}
 			also(r, h.meta(2))
-			h.tell("client.connected", "", r)
+			h.tell(cl.ID, "client.connected", "", r)
 		}
 	case packets.Puback, packets.Pubrec:
 		if _, nobody := h.nobody.LoadAndDelete(ackOf{cl, pk.PacketID}); nobody && cl.Properties.ProtocolVersion == 5 {
@@ -112,7 +112,7 @@ func (h *hook) OnDisconnect(cl *mochi.Client, err error, _ bool) {
 	}
 	r := &exhookpb.ClientDisconnectedRequest{Clientinfo: h.info(cl), Reason: []byte(reason(cl, err))}
 	also(r, h.meta(3))
-	h.tell("client.disconnected", "", r)
+	h.tell(cl.ID, "client.disconnected", "", r)
 }
 
 func reason(cl *mochi.Client, err error) string {
@@ -140,7 +140,7 @@ func (h *hook) OnSubscribed(cl *mochi.Client, pk packets.Packet, codes []byte) {
 			Qos: uint32(codes[i]), Share: []byte(group), Rh: uint32(s.RetainHandling), Rap: bit(s.RetainAsPublished), Nl: bit(s.NoLocal),
 		}}
 		also(r, h.meta(4))
-		h.tell("session.subscribed", "", r)
+		h.tell(cl.ID, "session.subscribed", "", r)
 	}
 }
 
@@ -160,7 +160,7 @@ func (h *hook) OnUnsubscribed(cl *mochi.Client, pk packets.Packet) {
 		topic, _ := h.subscription(s.Filter)
 		r := &exhookpb.SessionUnsubscribedRequest{Clientinfo: h.info(cl), Topic: []byte(topic)}
 		also(r, h.meta(3))
-		h.tell("session.unsubscribed", "", r)
+		h.tell(cl.ID, "session.unsubscribed", "", r)
 	}
 }
 
@@ -204,7 +204,7 @@ func (h *hook) publish(cl *mochi.Client, pk packets.Packet) (reached bool) {
 	if reached = len(subs.Subscriptions)+len(subs.Shared) > 0; !reached {
 		r := &exhookpb.MessageDroppedRequest{Message: h.message(pk, m, false), Reason: []byte("no_subscribers")}
 		also(r, h.meta(3))
-		h.tell("message.dropped", pk.TopicName, r)
+		h.tell(cl.ID, "message.dropped", pk.TopicName, r)
 		if !pk.FixedHeader.Retain {
 			return false
 		}
@@ -233,7 +233,7 @@ func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet
 		}
 		r := &exhookpb.MessageAckedRequest{Clientinfo: h.info(cl), Message: h.message(sent, m, sent.FixedHeader.Retain)}
 		also(r, h.meta(3))
-		h.tell("message.acked", sent.TopicName, r)
+		h.tell(cl.ID, "message.acked", sent.TopicName, r)
 	}
 	return pk, nil
 }

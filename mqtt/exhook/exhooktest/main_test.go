@@ -297,6 +297,15 @@ func message(topic, payload string, qos event.QoS) mqtttest.Message {
 	return mqtttest.Message{Topic: topic, Payload: []byte(payload), QoS: qos}
 }
 
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
 // valued is a ValuedResponse, written by EMQX's field numbers.
 func valued(kind, qos uint64, topic, payload string, headers ...string) []byte {
 	var m []byte

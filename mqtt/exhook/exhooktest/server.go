@@ -3,12 +3,14 @@ package exhooktest
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
@@ -152,12 +154,28 @@ func (s *server) call(ctx context.Context, name string, request proto.Message, a
 	return s.conn.Invoke(ctx, s.broker.version.path(name), request, answer)
 }
 
+// serversOf are those that are told of a client: all, or of servers behind one address the one that its connection leads to.
+func (b *Broker) serversOf(client string) []*server {
+	if !b.options.Shared {
+		return b.servers
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(client))
+	first := int(h.Sum32() % uint32(len(b.servers))) //nolint:gosec // a few
+	for i := range b.servers {
+		if s := b.servers[(first+i)%len(b.servers)]; s.conn.GetState() == connectivity.Ready {
+			return []*server{s}
+		}
+	}
+	return b.servers[first : first+1]
+}
+
 // tell calls a hook of every server that wants it, one after another, and waits for the answers, which mean nothing.
-func (b *Broker) tell(hook, topic string, request proto.Message) {
+func (b *Broker) tell(client, hook, topic string, request proto.Message) {
 	if strings.HasPrefix(topic, "$SYS/") {
 		return
 	}
-	for _, s := range b.servers {
+	for _, s := range b.serversOf(client) {
 		if !s.wants(hook, topic) {
 			continue
 		}
@@ -174,7 +192,7 @@ func (b *Broker) ask(request *exhookpb.MessagePublishRequest) (m message, allowe
 	if strings.HasPrefix(m.topic, "$SYS/") {
 		return m, allowed
 	}
-	for _, s := range b.servers {
+	for _, s := range b.serversOf(string(request.GetMessage().GetFrom())) {
 		if !s.wants("message.publish", m.topic) {
 			continue
 		}

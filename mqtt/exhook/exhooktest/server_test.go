@@ -1,6 +1,9 @@
 package exhooktest_test
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,6 +99,60 @@ func TestEachServerIsToldOfEachEvent(t *testing.T) {
 	}
 	first.wants(want...)
 	second.wants(want...)
+}
+
+func TestServersBehindOneAddressShareTheClients(t *testing.T) {
+	t.Parallel()
+	first, second := provide(t, "message.publish", "message.acked"), provide(t, "message.publish", "message.acked")
+	b := start(t, exhooktest.Options{Shared: true}, first, second)
+	const devices = 20
+	pub := dial(t, b, mqtttest.Options{ID: "pub"})
+	tell := func() {
+		for i := range devices {
+			publish(t, pub, message(fmt.Sprint("t/", i), "m", 1))
+		}
+	}
+	for i := range devices {
+		subscribe(t, dial(t, b, mqtttest.Options{ID: fmt.Sprint("device-", i)}), 1, fmt.Sprint("t/", i))
+	}
+	tell()
+	var acks [2][]string
+	split := func(want int) (publishes [2]int) {
+		for until := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			total := 0
+			for i, p := range []*provider{first, second} {
+				acks[i], publishes[i] = nil, 0
+				p.mu.Lock()
+				for _, line := range lines(t, p.told) {
+					switch {
+					case strings.HasPrefix(line, "OnMessagePublish"):
+						publishes[i]++
+					case strings.HasPrefix(line, "OnMessageAcked"):
+						acks[i] = append(acks[i], strings.Fields(line)[1])
+					}
+				}
+				p.mu.Unlock()
+				total += publishes[i] + len(acks[i])
+			}
+			if total >= want || time.Now().After(until) {
+				return publishes
+			}
+		}
+	}
+	publishes := split(2 * devices)
+	if publishes[0]*publishes[1] != 0 || publishes[0]+publishes[1] != devices {
+		t.Errorf("%v publishes of one client were told", publishes)
+	}
+	if len(acks[0]) == 0 || len(acks[1]) == 0 || len(acks[0])+len(acks[1]) != devices {
+		t.Errorf("acks of %v", acks)
+	}
+	first.end()
+	eventually(t, "the other one is told of all clients", func() bool {
+		tell()
+		split(0)
+		slices.Sort(acks[1])
+		return len(slices.Compact(acks[1])) == devices
+	})
 }
 
 func TestOneServersAnswerIsTheNextOnesQuestion(t *testing.T) {
