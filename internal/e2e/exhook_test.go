@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/segmentio/kafka-go"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/mqtt/exhook/exhooktest"
@@ -153,6 +154,94 @@ func TestExHookTellsTheStory(t *testing.T) {
 				all[name].Stop(10 * time.Second)
 			}
 		})
+	}
+}
+
+// TestIngestsBehindOneAddressMapEachOthersAcks: a replay goes through the ingest of the replayer, its ack through that of the device.
+func TestIngestsBehindOneAddressMapEachOthersAcks(t *testing.T) {
+	t.Parallel()
+	s := newSetupWithoutKafka(t)
+	hooks := map[string]string{} // by admin server
+	s.configure = func(admin string) string {
+		if hooks[admin] == "" {
+			hooks[admin] = e2etest.FreeAddr(t)
+		}
+		return fmt.Sprintf(hookedProcesses, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin, "broker", hooks[admin])
+	}
+	startKafka(t, s.kafka)
+	if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
+		t.Fatal(err)
+	}
+	var ingests []*e2etest.Process
+	var servers []string
+	for _, name := range []string{"ingest-1", "ingest-2"} {
+		ingests = append(ingests, e2etest.Start(t, "ingest", "-config", s.config(name)))
+		servers = append(servers, hooks[s.admin[name]])
+	}
+	broker := exhooktest.Start(t, exhooktest.Options{
+		Servers: servers, Shared: true, Version: 2, Listen: s.broker, RequestTimeout: 3 * time.Second, AutoReconnect: 100 * time.Millisecond,
+	})
+	s.startAll("writer", "replayer")
+	broker.AwaitLoaded(1)
+
+	const devices = 12
+	want := map[string][]string{}
+	round := func(payloads ...string) {
+		t.Helper()
+		for i := range devices {
+			topic := fmt.Sprint("t/", i)
+			e2etest.Publish(t, s.broker, topic, payloads...)
+			want[topic] = append(want[topic], payloads...)
+		}
+		e2etest.AwaitRows(t, s.database, devices*len(payloads))
+		for i := range devices {
+			device := e2etest.Subscribe(t, s.broker, fmt.Sprint("device-", i), fmt.Sprint("t/", i))
+			if diff := cmp.Diff(payloads, e2etest.Payloads(e2etest.Receive(t, device, len(payloads)))); diff != "" {
+				t.Errorf("device %d (-want +got):\n%s", i, diff)
+			}
+			defer device.Disconnect()
+		}
+		e2etest.AwaitRows(t, s.database, 0)
+	}
+	round("one", "two", "three")
+	round("four")
+	if broker.Failed() != 0 || broker.Puzzled() != 0 {
+		t.Errorf("%d calls failed, %d answers puzzled the broker", broker.Failed(), broker.Puzzled())
+	}
+	acksFindTheirAliases(t, s.records("mqtt.sessions"), devices*4)
+	ingests[0].Kill() // the other one is told all from now on
+	round("five", "six")
+	e2etest.Quiet(t, e2etest.Subscribe(t, s.broker, "late", "t/#"), time.Second)
+	if diff := cmp.Diff(want, published(s.records("mqtt.messages"))); diff != "" {
+		t.Errorf("publishes in Kafka (-want +got):\n%s", diff)
+	}
+	ingests[1].Stop(10 * time.Second)
+}
+
+// acksFindTheirAliases checks that there are so many acks of replays, that some have the message id, of the ingest that has opened
+// the envelope, and some the broker's id alone, and that the alias stands before those.
+func acksFindTheirAliases(t *testing.T, sessions []kafka.Message, want int) {
+	t.Helper()
+	aliases := map[string]int{} // partitions by the broker's id
+	own, foreign := 0, 0
+	for _, m := range sessions {
+		id := header(m, "ce_brokerid")
+		switch header(m, "ce_type") {
+		case "mqtt.message.replayed":
+			aliases[id] = m.Partition
+		case "mqtt.message.acked":
+			if part, ok := aliases[id]; id != "" && (!ok || part != m.Partition) {
+				t.Errorf("no alias of %s stands before its ack in partition %d", id, m.Partition)
+			}
+			if id != "" {
+				foreign++
+			} else {
+				own++
+			}
+		}
+	}
+	if own == 0 || foreign == 0 || own+foreign != want {
+		t.Errorf("%d acks with the message id and %d with the broker's, want %d and some of each", own, foreign, want)
 	}
 }
 

@@ -104,7 +104,7 @@ func TestEachServerIsToldOfEachEvent(t *testing.T) {
 func TestServersBehindOneAddressShareTheClients(t *testing.T) {
 	t.Parallel()
 	first, second := provide(t, "message.publish", "message.acked"), provide(t, "message.publish", "message.acked")
-	b := start(t, exhooktest.Options{Shared: true}, first, second)
+	b := start(t, exhooktest.Options{Shared: true, RequestTimeout: 300 * time.Millisecond}, first, second)
 	const devices = 20
 	pub := dial(t, b, mqtttest.Options{ID: "pub"})
 	tell := func() {
