@@ -110,7 +110,7 @@ type Producer interface {
 type Receipt interface {
 	// Done is closed when the fate is known.
 	Done() <-chan struct{}
-	// Err is valid after Done; nil = durable with acks=all.
+	// Err is valid after Done; nil = durable: with acks=all, or synced to the disk of the spool that stands before the log.
 	Err() error
 }
 

@@ -105,7 +105,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	m := &Metrics{
 		Received:       counter("restante_ingest_events_total", "Events taken from sources, by type.", "event"),
 		IngestDropped:  counter("restante_ingest_dropped_total", "Events that were not taken into the log, by reason.", "reason"),
-		IngestLatency:  prometheus.NewHistogram(opts("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability in Kafka.", fastBuckets)),
+		IngestLatency:  prometheus.NewHistogram(opts("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability, in Kafka or in the spool.", fastBuckets)),
 		IngestUnacked:  single("restante_ingest_unacked_messages", "Events that are taken but not durable yet."),
 		RepairedIDs:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ingest_repaired_ids_total", Help: "Message ids that did not fit the time of their publish, and got it."}),
 		SourceClock:    gauge("restante_ingest_source_clock_seconds", "How far the time of the last publish was ahead of this process's clock, by source and node.", "source"),

@@ -84,12 +84,17 @@ func (p *Producer) drain() (again bool) {
 	}
 }
 
-// flows reports whether Kafka takes records and few are left.
+// flows reports whether Kafka takes records, and those that are left take it no longer than newer ones can be held back.
 func (p *Producer) flows() bool {
 	left := p.queue.left()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return left == 0 || left <= near && time.Since(p.movedAt) < tryFinish
+	if d := time.Since(p.markedAt); d >= finishEvery {
+		p.rate = float64(p.moved-p.marked) / d.Seconds()
+		p.marked, p.markedAt = p.moved, time.Now()
+	}
+	few := max(near, int(p.rate*tryFinish.Seconds()/2))
+	return left == 0 || left <= few && time.Since(p.movedAt) < tryFinish
 }
 
 // finish waits for the last records, for a moment in which nothing newer comes; when that is too short, all goes on as before.

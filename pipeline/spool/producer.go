@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -65,7 +64,11 @@ type Producer struct {
 	since   time.Time // when the spool began
 	moved   int       // how many records have gone from it to Kafka
 	movedAt time.Time // when the last one had
-	closed  bool
+
+	marked   int // moved, at a time from which on the rate is measured
+	markedAt time.Time
+	rate     float64 // records to Kafka a second
+	closed   bool
 }
 
 var _ pipeline.Producer = (*Producer)(nil)
@@ -79,57 +82,6 @@ const (
 	finishing             // the last of the disk goes to Kafka, and what comes waits
 )
 
-// flight is a record that the inner producer has, or is being given.
-type flight struct {
-	out     pipeline.Outgoing
-	at      time.Time
-	receipt promise
-	inner   pipeline.Receipt // nil until it is taken
-	settled bool             // the inner producer has said whether it takes it
-	refused bool             // it does not: the caller knows
-}
-
-// over reports whether nothing is left to be waited for.
-func (f *flight) over() bool {
-	if !f.settled || f.refused || f.inner == nil {
-		return f.refused
-	}
-	select {
-	case <-f.inner.Done():
-		return true
-	default:
-		return false
-	}
-}
-
-// flights are a queue.
-type flights struct {
-	list []*flight
-	head int
-}
-
-func (q *flights) push(f *flight) { q.list = append(q.list, f) }
-
-func (q *flights) front() *flight {
-	if q.head == len(q.list) {
-		return nil
-	}
-	return q.list[q.head]
-}
-
-func (q *flights) pop() {
-	q.list[q.head] = nil
-	q.head++
-	switch {
-	case q.head == len(q.list):
-		q.list, q.head = q.list[:0], 0
-	case q.head > len(q.list)/2 && q.head > 64:
-		n := copy(q.list, q.list[q.head:])
-		clear(q.list[n:])
-		q.list, q.head = q.list[:n], 0
-	}
-}
-
 // Open takes the directory and what is in it. Faults that waiting does not heal are fatal: the directory is another process's, or holds
 // what this program cannot read, or records of topics that are not configured.
 func Open(cfg Config) (*Producer, error) {
@@ -140,9 +92,6 @@ func Open(cfg Config) (*Producer, error) {
 	}
 	if err != nil {
 		return nil, fault.Fatal(fmt.Errorf("spool: %w", err))
-	}
-	if err := os.Chmod(cfg.Dir, 0o700); err != nil { //nolint:gosec // a directory, for its owner
-		cfg.Log.Warn("spool cannot be closed to others", "dir", cfg.Dir, "err", err)
 	}
 	p, err := open(cfg, folder(cfg.Dir))
 	if err != nil {
@@ -198,7 +147,7 @@ func (p *Producer) pass() {
 // began begins the spool. The lock is held, or nobody else has p yet.
 func (p *Producer) began(why string) {
 	p.mode, p.since = spooling, time.Now()
-	p.moved = 0
+	p.moved, p.marked, p.markedAt, p.rate = 0, 0, time.Now(), 0
 	p.cfg.Metrics.spooling.Set(1)
 	if p.cfg.Changed != nil {
 		p.cfg.Changed(why)

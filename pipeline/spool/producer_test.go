@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/restante/restante/event"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/pipeline"
 )
@@ -241,57 +240,6 @@ func TestARecordThatIsNotTakenGoesToTheDisk(t *testing.T) {
 	})
 }
 
-func TestWhatIsOnDiskIsDeliveredByTheNextProcess(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		away := newKafka(0)
-		away.set(true)
-		s := start(t, newMemory(), away)
-		for _, v := range numbered("m", 20) {
-			s.append(message("t", v))
-		}
-		began := time.Now()
-		s.close()
-		if took := time.Since(began); took > after+innerClose {
-			t.Errorf("the end took %v", took)
-		}
-		k := newKafka(0)
-		s = start(t, s.disk, k)
-		if !s.spools() {
-			t.Error("records are passed on before those on the disk")
-		}
-		s.wait(s.append(message("t", "new")))
-		time.Sleep(10 * time.Second)
-		compare(t, "the log", append(numbered("m", 20), "new"), k.values(""))
-		s.close()
-		k = newKafka(0)
-		s = start(t, s.disk, k)
-		if s.spools() {
-			t.Error("it spools with nothing on the disk")
-		}
-		time.Sleep(time.Minute)
-		s.close()
-		compare(t, "the log of the third", nil, k.values(""))
-	})
-}
-
-func TestNothingIsDrainedBeforeKafkaIsAsItMustBe(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		k, ready := newKafka(0), make(chan struct{})
-		s := start(t, newMemory(), k, func(c *Config) { c.Ready = ready })
-		for _, v := range numbered("m", 5) {
-			s.wait(s.append(message("t", v)))
-		}
-		time.Sleep(time.Hour)
-		compare(t, "the log", nil, k.values(""))
-		close(ready)
-		time.Sleep(time.Second)
-		compare(t, "the log", numbered("m", 5), k.values(""))
-		s.close()
-	})
-}
-
 func TestAFullSpoolHoldsAppendBackUntilThereIsRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -424,35 +372,6 @@ func TestWhatKafkaNeverTakesStopsNothingAndIsKept(t *testing.T) {
 		}
 		if s.spools() {
 			t.Error("it still spools")
-		}
-		s.close()
-	})
-}
-
-func TestARecordThatWaitedForLongIsStampedAnew(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		k := newKafka(0)
-		k.set(true)
-		s := start(t, newMemory(), k)
-		at := time.Now()
-		s.wait(s.append(message("t", "in flight"))) // Kafka has it with its first stamp
-		s.wait(s.append(message("t", "old")))
-		time.Sleep(10 * time.Minute)
-		s.wait(s.append(message("t", "young")))
-		young := time.Now()
-		time.Sleep(time.Minute)
-		k.set(false)
-		time.Sleep(time.Second)
-		times := map[string]time.Time{}
-		for _, o := range k.log {
-			times[string(o.Value)] = o.Time
-			if h := slices.ContainsFunc(o.Headers, func(h event.Header) bool { return h.Key == "ce_time" }); h != (string(o.Value) == "old") {
-				t.Errorf("%s has ce_time: %v", o.Value, h)
-			}
-		}
-		if !times["in flight"].Equal(at) || times["old"].Sub(at) < 11*time.Minute || !times["young"].Equal(young) {
-			t.Errorf("stamps %v", times)
 		}
 		s.close()
 	})
