@@ -28,6 +28,7 @@ type memory struct {
 type content struct {
 	b      []byte
 	synced int
+	named  bool // the directory was synced since it was made
 }
 
 func newMemory() *memory { return &memory{files: map[string]*content{}} }
@@ -45,8 +46,11 @@ func (m *memory) kill(keep func(unsynced int) int) *memory {
 	slices.Sort(names)
 	for _, name := range names {
 		c := m.files[name]
+		if !c.named && keep(1) == 0 {
+			continue
+		}
 		n := c.synced + keep(len(c.b)-c.synced)
-		after.files[name] = &content{b: slices.Clone(c.b[:n]), synced: n}
+		after.files[name] = &content{b: slices.Clone(c.b[:n]), synced: n, named: true}
 	}
 	return after
 }
@@ -68,7 +72,7 @@ func (m *memory) Open(name string, flag int) (file, error) {
 		return nil, err
 	}
 	if name == "." {
-		return &memoryFile{m: m, c: &content{}}, nil
+		return &memoryFile{m: m, all: true}, nil
 	}
 	c := m.files[name]
 	switch {
@@ -145,13 +149,14 @@ func (m *memory) get(t *testing.T, name string) []byte {
 func (m *memory) put(name string, b []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.files[name] = &content{b: slices.Clone(b), synced: len(b)}
+	m.files[name] = &content{b: slices.Clone(b), synced: len(b), named: true}
 }
 
 type memoryFile struct {
 	m   *memory
 	c   *content
 	off int
+	all bool // it is the directory
 }
 
 func (f *memoryFile) Write(b []byte) (int, error) {
@@ -206,6 +211,12 @@ func (f *memoryFile) Sync() error {
 	defer f.m.mu.Unlock()
 	if err := f.m.ask("sync"); err != nil {
 		return err
+	}
+	if f.all {
+		for _, c := range f.m.files {
+			c.named = true
+		}
+		return nil
 	}
 	f.c.synced = len(f.c.b)
 	return nil

@@ -140,6 +140,9 @@ func (q *queue) setAside(name string, b []byte, base int64, bad []span) error {
 		q.log.Error("piece of the spool is damaged, it is kept aside and the rest goes on",
 			"name", name, "offset", s.from, "bytes", s.to-s.from, "kept", aside)
 	}
+	if len(bad) > 0 {
+		errs = append(errs, syncDir(q.disk))
+	}
 	return errors.Join(errs...)
 }
 
