@@ -17,6 +17,7 @@ const (
 	CountIgnored         Counter = "ignored_event"    // an event of a broker that nothing here needs
 	CountRefusedLine     Counter = "refused_line"     // a line of a broker's log that is not understood
 	CountAmbiguous       Counter = "ambiguous_line"   // a line of a broker's log that can be read in several ways
+	CountRefusedAnswer   Counter = "refused_answer"   // what came to a response topic and proves no replay
 	CountUnmappedAck     Counter = "unmapped_ack"     // an ack, or a dropped delivery, that does not tell of which message
 	CountRefusedClient   Counter = "refused_client"   // an event of a client id that cannot be
 	CountRefusedID       Counter = "refused_id"       // a message with an id that cannot be
@@ -39,7 +40,7 @@ const (
 func Counters() []Counter {
 	return []Counter{
 		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
-		CountRefusedJSON, CountIgnored, CountRefusedLine, CountAmbiguous, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest,
+		CountRefusedJSON, CountIgnored, CountRefusedLine, CountAmbiguous, CountRefusedAnswer, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest,
 		CountGap, CountHeld, CountUnavailable, CountRefusedAuth, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0,
 		CountDroppedInflight, CountDroppedQueue,
 		CountDroppedSize, CountSlowClient,

@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"github.com/restante/restante/event"
@@ -134,8 +133,7 @@ func (d *Mosquitto) choose(part, text string, ways []spoken) (spoken, error) {
 
 // event makes the event, and remembers who did what.
 func (d *Mosquitto) event(part string, client event.ClientID, s spoken) (event.Event, error) {
-	head := event.Head{ID: d.plain.Minter.Mint(), Source: d.plain.Source}
-	head.At = head.ID.Time().Truncate(time.Millisecond)
+	head := d.plain.head()
 	switch part {
 	case "connected":
 		d.remember(s.client, "")

@@ -46,6 +46,8 @@ type Plain struct {
 	Secret Secret
 	// Fetch is where a device publishes the filter that it has subscribed; zero = nowhere.
 	Fetch Template
+	// Answers are how devices say that they have a replay; the zero value = not at all.
+	Answers Answers
 }
 
 var _ Decoder = Plain{}
@@ -59,8 +61,12 @@ func (d Plain) Decode(p Packet) ([]event.Event, error) {
 	if _, _, ok := d.Secret.Verify(p.Topic, p.Payload, p.Properties.User); ok {
 		return nil, &Refusal{CountReplay, ErrOwn}
 	}
-	head := event.Head{ID: d.Minter.Mint(), Source: d.Source}
-	head.At = head.ID.Time().Truncate(time.Millisecond)
+	if e, is, err := d.Answers.Event(p.Topic, p.Payload, p.Properties, d.head); err != nil {
+		return nil, err
+	} else if is {
+		return []event.Event{e}, nil
+	}
+	head := d.head()
 	if client, _, ok := d.Fetch.Original(p.Topic); ok {
 		f, err := event.ParseFilter(string(p.Payload))
 		if err != nil {
@@ -71,4 +77,10 @@ func (d Plain) Decode(p Packet) ([]event.Event, error) {
 	return []event.Event{event.Published{
 		Head: head, Topic: topic, QoS: p.QoS, Retain: p.Retain, Payload: p.Payload, Expiry: p.Expiry, Properties: p.Properties,
 	}}, nil
+}
+
+func (d Plain) head() event.Head {
+	h := event.Head{ID: d.Minter.Mint(), Source: d.Source}
+	h.At = h.ID.Time().Truncate(time.Millisecond)
+	return h
 }

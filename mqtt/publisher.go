@@ -31,6 +31,8 @@ type PublisherConfig struct {
 	Secret Secret
 	// Envelope publishes each replay in an [Envelope], for an ExHook server of ours. It needs the secret.
 	Envelope bool
+	// Answers asks the clients to say that they have a replay; the zero value asks nothing.
+	Answers Answers
 	// Up is told whether all connections are up, each time one comes up or goes; nil tells nobody.
 	Up  func(up bool)
 	Now func() time.Time
@@ -69,6 +71,9 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	}
 	if cfg.Envelope && cfg.Secret.IsZero() {
 		err = errors.Join(err, errors.New("envelopes need a secret"))
+	}
+	if !cfg.Answers.IsZero() && cfg.Answers.Secret.IsZero() {
+		err = errors.Join(err, errors.New("no secret: answers of clients could not be told from forgeries"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mqtt publisher: %w", err)
@@ -226,6 +231,11 @@ func (p *Publisher) packet(to event.ClientID, m pipeline.Outgo) (*paho.Publish, 
 	sent := topic
 	if p.cfg.Envelope {
 		if sent, err = p.cfg.Secret.Seal(Envelope{Message: m.ID, Client: to, Topic: topic}, m.Payload); err != nil {
+			return nil, "", fault.Poison(fmt.Errorf("publish %s: %w", m.ID, err))
+		}
+	}
+	if !p.cfg.Answers.IsZero() {
+		if m.Properties, err = p.cfg.Answers.ask(to, m.Topic, m.ID, m.Properties); err != nil {
 			return nil, "", fault.Poison(fmt.Errorf("publish %s: %w", m.ID, err))
 		}
 	}

@@ -9,6 +9,7 @@ type Evidence string
 const (
 	EvidenceBroker Evidence = "broker" // the broker's acked event
 	EvidencePuback Evidence = "puback" // the broker took the message
+	EvidenceApp    Evidence = "app"    // the client answers on a response topic, which a source turns into an acked event
 )
 
 // ReplayLimits bound the replays.

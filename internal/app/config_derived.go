@@ -96,6 +96,11 @@ func (c Config) envelopes() bool {
 	return c.Delivery.Evidence == "broker" && c.Delivery.To != "direct" && exhook && !other
 }
 
+// answers reports whether the source hears what clients publish to the response topic.
+func (s Source) answers() bool {
+	return s.MQTT != nil && s.MQTT.Decode != decodeEMQX || s.Webhook != nil && s.Webhook.Format != formatRule
+}
+
 // room is how large a body is that holds one message with that payload.
 func (h WebhookSource) room(payload Size) Size { return payload/3*4 + 64*KiB }
 

@@ -127,7 +127,7 @@ func (c Config) Warnings() []string {
 		at := fmt.Sprintf("rules[%d]", p.index)
 		if key := [2]string{at, string(p.Hook)}; len(c.Sources) > 0 && !c.sees(p.Hook) && !blind[key] {
 			blind[key] = true
-			if p.Hook == pipeline.MessageAcked && c.Delivery.Evidence == "puback" {
+			if p.Hook == pipeline.MessageAcked && c.Delivery.Evidence != "broker" {
 				warn("%s: no source tells %s: what is delivered live stays stored until a replay delivers it again", at, p.Hook)
 				continue
 			}

@@ -107,7 +107,7 @@ func (c Config) Sight() []string {
 		s := c.Sources[name]
 		var missing []string
 		for _, x := range senses {
-			if !s.sees(x) && !c.answers(s, x) {
+			if !s.sees(x) && !c.answered(s, x) {
 				missing = append(missing, string(x))
 			}
 		}
@@ -158,8 +158,12 @@ func (c Config) twice() []string {
 		strings.Join(tell, ", "), strings.Join(mint, ", "))}
 }
 
-// answers reports whether the evidence gives what the source itself does not tell.
-func (c Config) answers(Source, sense) bool { return false }
+// answered reports whether the evidence gives what the source itself does not tell.
+func (c Config) answered(s Source, what sense) bool {
+	return what == seesReplayAck && c.Delivery.Evidence == evidenceApp && s.answers()
+}
+
+const evidenceApp = string(pipeline.EvidenceApp)
 
 // PrintSight writes [Config.Sight] as YAML comments.
 func (c Config) PrintSight(w io.Writer) error {

@@ -17,6 +17,7 @@ var sighted = []struct{ name, sources, delivery string }{
 	{"EMQX's plugin", "{plugin: {type: webhook, format: emqx-webhook}}", "evidence: puback"},
 	{"VerneMQ", "{site: {type: webhook, format: vernemq}}", "evidence: puback"},
 	{"Mosquitto", "{plant: {type: mqtt, url: 'mqtt://b', decode: mosquitto}}", "evidence: puback"},
+	{"Mosquitto whose devices answer", "{plant: {type: mqtt, url: 'mqtt://b', decode: mosquitto}}", "evidence: app"},
 	{"any broker", "{plant: {type: mqtt, url: 'mqtt://b'}}", "evidence: puback"},
 	{"any broker without the fetch topic", "{plant: {type: mqtt, url: 'mqtt://b', fetch_topic: ''}}", "evidence: puback"},
 }

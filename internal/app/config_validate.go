@@ -226,7 +226,14 @@ func (c Config) checkDelivery(faults *Faults) {
 	if d.To == "direct" && !embedded {
 		faults.add("delivery.to", "direct needs a source of type embedded in the same process: use topic or prefix")
 	}
+	if d.AckTopic != "" {
+		checkTemplate("delivery.ack_topic", d.AckTopic, faults)
+	}
 	switch {
+	case d.Evidence == evidenceApp && d.To == "direct":
+		faults.add("delivery.evidence", "app needs a replay that is published: with delivery to direct use broker")
+	case d.Evidence == evidenceApp && len(c.Sources) > 0 && !c.has(Source.answers):
+		faults.add("delivery.evidence", "app: no source hears the clients' answers on %s: add one of type mqtt with decode: plain or mosquitto", d.AckTopic)
 	case d.Evidence != "broker" || len(c.Sources) == 0:
 	case !c.sees(pipeline.MessageAcked):
 		faults.add("delivery.evidence", "no source tells of acks, so that nothing would ever count as delivered: use puback")
@@ -405,6 +412,10 @@ func (c Config) needBroker(faults *Faults) {
 // needSecret: a source that is not told who published knows a replay by its mark only.
 func (c Config) needSecret(faults *Faults) {
 	if c.Delivery.Secret != "" || c.Delivery.SecretFile != "" {
+		return
+	}
+	if c.Delivery.Evidence == evidenceApp {
+		faults.add("delivery.secret_file", "is missing: with evidence: app it keeps a client from acknowledging another's messages")
 		return
 	}
 	for _, name := range sortedKeys(c.Sources) {

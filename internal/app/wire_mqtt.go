@@ -31,11 +31,15 @@ func (w *Wire) Publisher() (*mqtt.Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
+	answers, err := c.answers(secret)
+	if err != nil {
+		return nil, err
+	}
 	w.Process.Health.Set(conditionDelivery, false, "no connection to the broker yet")
 	return mqtt.NewPublisher(mqtt.PublisherConfig{
 		Server: mqtt.Server{URLs: d.URL, TLS: tls, User: d.User, Password: string(d.Password)},
 		Prefix: d.ClientPrefix, Instance: strconv.FormatUint(node, 36), Connections: d.Connections,
-		Template: template, Secret: secret, Envelope: c.envelopes(), Now: time.Now, Log: w.Process.Log,
+		Template: template, Secret: secret, Envelope: c.envelopes(), Answers: answers, Now: time.Now, Log: w.Process.Log,
 		Up: func(up bool) {
 			detail := ""
 			if !up {
@@ -74,6 +78,12 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 				return nil, err
 			}
 			filters = append(filters, plain.Fetch.Filter())
+		}
+		if plain.Answers, err = w.Process.Config.answers(secret); err != nil {
+			return nil, err
+		}
+		if !plain.Answers.IsZero() {
+			filters = append(filters, plain.Answers.Topic.Filter())
 		}
 		decoder = plain
 		if s.Decode == decodeLog {

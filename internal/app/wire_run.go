@@ -143,6 +143,18 @@ func (c Config) template() (mqtt.Template, error) {
 	return mqtt.ParseTemplate(c.Delivery.Prefix)
 }
 
+// answers is how clients say that they have a replay, the zero one where that is not the evidence.
+func (c Config) answers(secret mqtt.Secret) (mqtt.Answers, error) {
+	if c.Delivery.Evidence != evidenceApp {
+		return mqtt.Answers{}, nil
+	}
+	t, err := mqtt.ParseFetchTopic(c.Delivery.AckTopic)
+	if err != nil {
+		return mqtt.Answers{}, fmt.Errorf("delivery.ack_topic: %w", err)
+	}
+	return mqtt.Answers{Topic: t, Secret: secret}, nil
+}
+
 // Ingest runs the sources until ctx ends and what they took is durable.
 func (w *Wire) Ingest(ctx, work context.Context, sources []pipeline.Source) error {
 	producer, err := w.ingestProducer()

@@ -17,6 +17,10 @@ func (w *Wire) webhookSource(name string, s WebhookSource, secret mqtt.Secret) (
 	if err != nil {
 		return nil, err
 	}
+	answers, err := c.answers(secret)
+	if err != nil {
+		return nil, err
+	}
 	const least = 4 * MiB
 	body := s.MaxBody
 	if body == 0 {
@@ -25,7 +29,7 @@ func (w *Wire) webhookSource(name string, s WebhookSource, secret mqtt.Secret) (
 	server, err := webhook.Open(webhook.Config{
 		Listen: s.Listen, TLS: tls, Path: s.Path, Format: webhook.Format(s.Format), PlainPayload: s.Payload == "plain",
 		Token: s.Token.Reveal(), HMACKey: s.HMACKey.Reveal(), HMACHeader: s.HMACHeader,
-		Source: "restante/" + name, Minter: w.Minter, Own: w.Rules.Own, Secret: secret, Template: template,
+		Source: "restante/" + name, Minter: w.Minter, Own: w.Rules.Own, Secret: secret, Template: template, Answers: answers,
 		Budget: s.Budget, MaxBody: int64(body), Drain: c.Shutdown.Drain, Count: w.count, Log: w.Process.Log,
 	})
 	if err != nil {

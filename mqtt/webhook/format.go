@@ -111,11 +111,15 @@ func (m maker) published(x message) (event.Event, error) {
 	if _, _, ok := m.cfg.Secret.Verify(x.topic, payload, x.properties.User); ok {
 		return nil, &mqtt.Refusal{Counter: mqtt.CountReplay, Err: mqtt.ErrOwn}
 	}
+	head := func() event.Head { return m.head(x.node, x.at) }
+	if e, is, err := m.cfg.Answers.Event(x.topic, payload, x.properties, head); is {
+		return e, err
+	}
 	if mqtt.Claims(x.properties.User) {
 		m.cfg.Count(mqtt.CountForged)
 	}
 	e := event.Published{
-		Head: m.head(x.node, x.at), Topic: topic, QoS: event.QoS(x.qos), Retain: x.retain, Payload: payload,
+		Head: head(), Topic: topic, QoS: event.QoS(x.qos), Retain: x.retain, Payload: payload,
 		Expiry: x.expiry, Properties: x.properties,
 	}
 	if c, err := event.ParseClientID(x.sender); err == nil { // else nobody who could be named

@@ -195,8 +195,8 @@ func (s *Server) refused(at int, err error) (refusal, bool) {
 	errors.As(err, &why)
 	s.cfg.Count(why.Counter)
 	switch why.Counter { //nolint:exhaustive // these are well-formed, and of no use
-	case mqtt.CountIgnored, mqtt.CountOwnEvent, mqtt.CountOwnRefused, mqtt.CountReplay, mqtt.CountUnmappedAck:
-		if why.Counter == mqtt.CountUnmappedAck {
+	case mqtt.CountIgnored, mqtt.CountOwnEvent, mqtt.CountOwnRefused, mqtt.CountReplay, mqtt.CountUnmappedAck, mqtt.CountRefusedAnswer:
+		if why.Counter == mqtt.CountUnmappedAck || why.Counter == mqtt.CountRefusedAnswer {
 			s.say(at, err)
 		}
 		return refusal{}, false

@@ -71,6 +71,8 @@ type Config struct {
 	// Secret recognises replays where the broker tells user properties; Template is where replays are published to.
 	Secret   mqtt.Secret
 	Template mqtt.Template
+	// Answers are how clients say that they have a replay; not for [EMQXRule], which tells of acks.
+	Answers mqtt.Answers
 	// Budget is how long a request waits for its events to be durable (2 s when 0). It must be less than the broker's time-out.
 	Budget time.Duration
 	// MaxBody is the largest body in bytes (4 MiB when 0), MaxCalls the most requests under way (256 when 0); others wait.

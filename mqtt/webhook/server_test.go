@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/webhook"
@@ -341,4 +342,36 @@ func TestPoisonIsCountedAndAnswered(t *testing.T) {
 		}
 		counted(t, s, want)
 	}
+}
+
+// A broker that posts publishes posts the clients' answers too.
+func TestAnswerOfAClientIsAnAck(t *testing.T) {
+	t.Parallel()
+	topic, err := mqtt.ParseFetchTopic(mqtt.DefaultAnswerTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := mqtt.NewSecret([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := mqtt.Answers{Topic: topic, Secret: key}
+	id := event.IDOf(1795376856413106, 9, 1)
+	j := &journal{}
+	s := serve(t, webhook.Config{Format: webhook.VerneMQ, Answers: a}, j)
+	token := string(a.Token("dev", eventtest.Topic(t, "t/1"), id))
+	body := `{"client_id":"dev","topic":"offline/ack/dev","qos":1,"payload":"","properties":{"p_correlation_data":%q}}`
+	for _, data := range []string{token, token + "x"} {
+		if r := s.post(fmt.Sprintf(body, data), "vernemq-hook", "on_publish_m5"); r.status != http.StatusOK {
+			t.Errorf("answered %d %s", r.status, r.body)
+		}
+	}
+	got := j.taken()
+	if len(got) != 1 {
+		t.Fatalf("took %v, want one ack", got)
+	}
+	if ack, ok := got[0].(event.Acked); !ok || ack.Message != id || ack.Client != "dev" || !ack.Replayed {
+		t.Errorf("took %+v", got[0])
+	}
+	counted(t, s, map[mqtt.Counter]int{mqtt.CountRefusedAnswer: 1})
 }
