@@ -86,7 +86,8 @@ func (c *conn) client() autopaho.ClientConfig {
 		SessionExpiryInterval: expiry,
 		ConnectPacketBuilder: func(p *paho.Connect, _ *url.URL) (*paho.Connect, error) {
 			p.CleanStart = false
-			p.Properties = &paho.ConnectProperties{SessionExpiryInterval: &expiry, ReceiveMaximum: &most}
+			// Brokers must leave user properties on messages in either case, but not all do, and without them no replay is known.
+			p.Properties = &paho.ConnectProperties{SessionExpiryInterval: &expiry, ReceiveMaximum: &most, RequestProblemInfo: true}
 			return p, nil
 		},
 		OnConnectionDown: func() bool { // all that came on the connection is in the queue by now

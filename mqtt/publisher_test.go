@@ -21,6 +21,7 @@ import (
 
 // fake is a server that answers as a test wishes.
 type fake struct {
+	connect func(*packets.Connect)
 	connack func(*packets.Connack)
 	// publish is called for each PUBLISH, on the goroutine of its connection.
 	publish func(net.Conn, *packets.Publish)
@@ -56,6 +57,9 @@ func (f *fake) serve(c net.Conn) {
 		}
 		switch v := p.Content.(type) {
 		case *packets.Connect:
+			if f.connect != nil {
+				f.connect(v)
+			}
 			a := packets.NewControlPacket(packets.CONNACK)
 			if f.connack != nil {
 				f.connack(a.Content.(*packets.Connack))

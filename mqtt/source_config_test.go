@@ -1,9 +1,12 @@
 package mqtt_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/eclipse/paho.golang/packets"
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/event/eventtest"
@@ -38,5 +41,29 @@ func TestSourceConfigThatWouldLoseMessagesIsRefused(t *testing.T) {
 		if _, err := mqtt.NewSource(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
+	}
+}
+
+// A broker that takes MQTT 5's Request Problem Information for more than it is leaves user properties out of messages when it is 0:
+// then replays come back as new messages.
+func TestSourceAsksForUserProperties(t *testing.T) {
+	t.Parallel()
+	asked := make(chan *byte, 8)
+	f := &fake{connect: func(c *packets.Connect) {
+		if c.Properties == nil {
+			c.Properties = &packets.Properties{}
+		}
+		select {
+		case asked <- c.Properties.RequestProblemInfo:
+		default:
+		}
+	}}
+	s, err := mqtt.NewSource(mqtt.SourceConfig{Server: f.start(t), Prefix: "own-", Filters: []event.Filter{eventtest.Filter(t, "#")}, Decoder: plain(t), Drain: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, "the source", func(ctx context.Context) error { return s.Run(ctx, (&journal{}).accept) })
+	if got := <-asked; got != nil && *got != 1 {
+		t.Errorf("Request Problem Information is %d, want 1 or nothing", *got)
 	}
 }
