@@ -11,6 +11,7 @@ import (
 	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/mqtt/mqtttest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -77,7 +78,18 @@ func TestMosquittoTellsOfItsClientsByItsLog(t *testing.T) {
 	if d := await[event.Disconnected](t, j, 1)[0]; d.Client != "dev 1" || d.Reason == "" {
 		t.Errorf("disconnected: %+v", d)
 	}
-	if c := all[event.Connected](j); len(c) != 1 || c[0].Client != "dev 1" || c[0].CleanStart != event.Yes {
+	forger := dial(t, addr, "forger")
+	m := mqtttest.Message{Topic: "$SYS/broker/log/M/subscribe", Payload: []byte("1795419915: victim 1 t/#"), QoS: 1}
+	if err := forger.Publish(contextOf(t), m); err == nil {
+		t.Error("a client may write into the log")
+	}
+	subscribe(t, forger, 1, "t/last")
+	for _, s := range await[event.Subscribed](t, j, 2) {
+		if s.Client == "victim" {
+			t.Error("a forged line was taken")
+		}
+	}
+	if c := all[event.Connected](j); len(c) != 2 || c[0].Client != "dev 1" || c[0].CleanStart != event.Yes {
 		t.Errorf("connected: %+v", c)
 	}
 }

@@ -42,6 +42,7 @@ func Mosquitto(tb testing.TB, conf string) string {
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(tb.Context()))
 	cmd := exec.CommandContext(ctx, bin, "-c", file) //nolint:gosec // the broker of this machine
+	cmd.Dir = filepath.Dir(file)                     // what it keeps, it keeps there
 	if err := cmd.Start(); err != nil {
 		stop()
 		tb.Fatal(err)
