@@ -112,7 +112,7 @@ func TestConfigurationsOfThePagesAreAccepted(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v:\n%s", path, err, block)
 			}
-			if !strings.HasPrefix(path, "docs/brokers/") {
+			if !strings.HasPrefix(path, "docs/brokers/") && path != "docs/webhook.md" || len(c.Rules) == 0 { // or a part of one
 				continue
 			}
 			processes := []string{ProcessIngest, ProcessWriter, ProcessReplayer}
