@@ -41,6 +41,9 @@ type box struct {
 type letter struct {
 	e      event.Event
 	handed *incarnation
+	// answered is closed when the broker has its answer, for who waits for it; nil = nobody does. One that is late counts for nothing.
+	answered chan struct{}
+	late     bool
 }
 
 func (b *box) put(e event.Event) {
@@ -155,8 +158,9 @@ func (s *session) wants(t event.Topic) bool {
 	return false
 }
 
-// deliver gives a message to a client, which acknowledges it after a while, or not at all the first time.
-func (b *broker) deliver(s *session, id event.ID, topic event.Topic, replay bool) {
+// deliver gives a message to a client, which acknowledges it after a while, or not at all the first time. The ack of a replay that
+// the broker has renamed names that id.
+func (b *broker) deliver(s *session, id event.ID, topic event.Topic, replay bool, renamed event.ID) {
 	s.deliverys[id]++
 	b.w.hist.delivered(s.id, s.conn, id, replay)
 	r := b.w.chance(fmt.Sprint("ack", s.id, id, s.deliverys[id]))
@@ -169,13 +173,23 @@ func (b *broker) deliver(s *session, id event.ID, topic event.Topic, replay bool
 		defer b.mu.Unlock()
 		if s.online && s.conn == conn {
 			b.w.hist.note("%s acks %s", s.id, b.w.hist.name(id))
-			b.box(s.id).put(event.Acked{Head: b.head(), Topic: topic, Client: s.id, Message: id, Replayed: replay})
+			e := event.Acked{Head: b.head(), Topic: topic, Client: s.id, Message: id, Replayed: replay}
+			if !renamed.IsZero() {
+				e.Message, e.BrokerID = event.ID{}, renamed
+			}
+			b.box(s.id).put(e)
 		}
 	})
 }
 
 // confirmed is called when ingest has acknowledged an event.
 func (b *broker) confirmed(e event.Event) {
+	if a, ok := e.(event.Replayed); ok {
+		if s := b.session(a.Client); s.online && s.wants(a.Topic) {
+			b.deliver(s, a.Message, a.Topic, true, a.BrokerID)
+		}
+		return
+	}
 	p, ok := e.(event.Published)
 	if !ok {
 		return
@@ -183,7 +197,7 @@ func (b *broker) confirmed(e event.Event) {
 	b.w.hist.confirmed(p.ID)
 	for _, c := range slices.Sorted(maps.Keys(b.sessions)) {
 		if s := b.sessions[c]; s.online && s.wants(p.Topic) {
-			b.deliver(s, p.ID, p.Topic, false)
+			b.deliver(s, p.ID, p.Topic, false, event.ID{})
 		}
 	}
 }
@@ -207,8 +221,36 @@ func (p *publisher) Publish(ctx context.Context, to event.ClientID, m pipeline.O
 		b.w.hist.note("%s is not there for %s", to, b.w.hist.name(m.ID))
 		return pipeline.Outcome{NoSubscriber: true}, v.Err
 	}
-	b.deliver(s, m.ID, m.Topic, true)
+	if b.w.plan.renames {
+		b.rename(to, m)
+		return pipeline.Outcome{}, v.Err
+	}
+	b.deliver(s, m.ID, m.Topic, true, event.ID{})
 	return pipeline.Outcome{}, v.Err
+}
+
+// rename gives a replay an id of the broker's own, and delivers it when an ingest, any of them, has confirmed the alias. b.mu is held,
+// but while it waits for that.
+func (b *broker) rename(to event.ClientID, m pipeline.Outgo) {
+	b.lastID = max(time.Now().UnixMicro(), b.lastID+1)
+	l := &letter{answered: make(chan struct{}), e: event.Replayed{
+		Head: b.head(), Topic: m.Topic, Client: to, Message: m.ID, BrokerID: event.IDOf(b.lastID, 9, 1),
+	}}
+	box := b.box(event.ClientID(m.ID.String()))
+	box.queue = append(box.queue, l)
+	close(box.more)
+	box.more = make(chan struct{})
+	b.mu.Unlock()
+	defer b.mu.Lock()
+	t := time.NewTimer(2 * time.Second) // as long as a broker waits
+	defer t.Stop()
+	select {
+	case <-l.answered:
+	case <-t.C:
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		l.late = true
+	}
 }
 
 // source is an ingest's way from the broker.
@@ -260,7 +302,12 @@ func (s *source) confirm(l *letter) {
 		panic("sim: events are acknowledged out of order")
 	}
 	s.box.queue = s.box.queue[1:]
-	b.confirmed(l.e)
+	if !l.late {
+		b.confirmed(l.e)
+	}
+	if l.answered != nil {
+		close(l.answered)
+	}
 }
 
 func (s *source) next(ctx context.Context) (*letter, error) {
@@ -271,6 +318,9 @@ func (s *source) next(ctx context.Context) (*letter, error) {
 		b := s.in.w.broker
 		b.mu.Lock()
 		more := s.box.more
+		s.box.queue = slices.DeleteFunc(s.box.queue, func(l *letter) bool { // who waited for an answer of the dead got none
+			return l.answered != nil && (l.late || l.handed != nil) && l.handed != s.in
+		})
 		for _, l := range s.box.queue {
 			if l.handed != s.in {
 				l.handed = s.in

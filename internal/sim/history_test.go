@@ -190,7 +190,9 @@ func (h *history) appended(r pipeline.Record) {
 		text += " " + string(e.Client)
 	case event.Disconnected:
 		text += " " + string(e.Client)
-	case event.Replayed, event.Dropped:
+	case event.Replayed:
+		text += fmt.Sprintf(" %s is %s for %s", e.BrokerID, h.label(e.Message), e.Client)
+	case event.Dropped:
 	}
 	h.say("log %s@%d: %s", r.TP, r.Offset, text)
 }

@@ -117,7 +117,7 @@ func (w *world) startReplayer(i int) {
 	tail = pipeline.NewTail(tail)
 	r := &pipeline.Replayer{
 		Reader: reader, Topics: topics, Group: readers, Plan: planner, Sinks: map[string]pipeline.ReplaySink{sink: {Store: rows, Tail: tail}},
-		Publisher: &publisher{in}, Producer: in.client.Producer(), Evidence: pipeline.EvidenceBroker, Dead: in.deadLetters(readers, "replayer"),
+		Publisher: &publisher{in}, Producer: in.client.Producer(), Evidence: pipeline.EvidenceBroker, Aliases: w.plan.renames, Dead: in.deadLetters(readers, "replayer"),
 		Minter: &event.Minter{Node: uint64(50 + len(w.all)), Now: time.Now}, Source: "restante/replayer", Limits: w.plan.replay, Backoff: backoff,
 		Metrics: in.m, Log: w.log.With("proc", in.name), Now: time.Now,
 	}

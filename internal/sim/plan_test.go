@@ -32,6 +32,7 @@ type plan struct {
 	withheld                   float64 // how many deliveries are not acknowledged the first time
 	ackDelay                   time.Duration
 	connectedAt, wholePoison   bool
+	renames                    bool // the broker gives each replay an id of its own, and tells of its ack by that
 	limits                     pipeline.Limits
 	replay                     pipeline.ReplayLimits
 	clients, publishers, stays []event.ClientID
@@ -82,6 +83,7 @@ func draw(seed uint64) plan {
 	p.faults(r)
 	p.ending()
 	p.sort()
+	p.renames = pick(r, true, false, false)
 	return p
 }
 
