@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
 
 // Mosquitto starts the real broker for this test alone, as the system's package installs it, with the given lines of configuration
-// beside its listener, and returns its address. Without the broker the test is skipped, or fails if RESTANTE_REQUIRE_SERVERS is set.
+// beside its listener, and returns its address. It comes from no Maven repository: without it the test is skipped, or fails if
+// RESTANTE_REQUIRE_MOSQUITTO is set.
 func Mosquitto(tb testing.TB, conf string) string {
 	tb.Helper()
 	bin, err := exec.LookPath("mosquitto")
@@ -20,8 +22,8 @@ func Mosquitto(tb testing.TB, conf string) string {
 		bin = "/usr/sbin/mosquitto" // not always in a user's path
 	}
 	if _, err := os.Stat(bin); err != nil {
-		if os.Getenv(RequireEnv) == "" {
-			tb.Skip("no mosquitto on this machine: install it to test against a real broker")
+		if os.Getenv("RESTANTE_REQUIRE_MOSQUITTO") == "" {
+			tb.Skip("no mosquitto on this machine: install it (apt-get install mosquitto) to test against a real broker")
 		}
 		tb.Fatalf("start mosquitto: %v: install it", err)
 	}
@@ -43,6 +45,7 @@ func Mosquitto(tb testing.TB, conf string) string {
 	ctx, stop := context.WithCancel(context.WithoutCancel(tb.Context()))
 	cmd := exec.CommandContext(ctx, bin, "-c", file) //nolint:gosec // the broker of this machine
 	cmd.Dir = filepath.Dir(file)                     // what it keeps, it keeps there
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		stop()
 		tb.Fatal(err)
