@@ -28,6 +28,7 @@ type ruleBroker struct {
 	server *mochi.Server
 	minter event.Minter
 	ruled  []event.Filter // the topics of the rules on messages
+	post   string         // the URL that the rules' HTTP action posts to; "" = they republish
 
 	mu     sync.Mutex
 	ids    map[string]string // message ids by topic and payload: each message of the test is another
@@ -38,8 +39,14 @@ type ruleBroker struct {
 // restante/events: an ack of an event there would be an event again.
 func startRuleBroker(t *testing.T, addr string, topics ...string) {
 	t.Helper()
+	startPostingBroker(t, addr, "", topics...)
+}
+
+// startPostingBroker is startRuleBroker with rules that post what happens.
+func startPostingBroker(t *testing.T, addr, post string, topics ...string) {
+	t.Helper()
 	b := &ruleBroker{
-		t: t, minter: event.Minter{Node: 0xF49D_0000_01D4, Now: time.Now}, ids: map[string]string{}, flight: map[string]packets.Packet{},
+		t: t, post: post, minter: event.Minter{Node: 0xF49D_0000_01D4, Now: time.Now}, ids: map[string]string{}, flight: map[string]packets.Packet{},
 		server: mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.DiscardHandler)}),
 	}
 	for _, text := range topics {
@@ -77,7 +84,9 @@ func (b *ruleBroker) republish(event string, cl *mochi.Client, fields map[string
 	fields["event"], fields["timestamp"], fields["node"] = event, time.Now().UnixMilli(), "emqx@127.0.0.1"
 	fields["clientid"], fields["username"] = cl.ID, "undefined"
 	text, err := json.Marshal(fields)
-	if err == nil {
+	if err == nil && b.post != "" {
+		err = postUntilTaken(b.post, text)
+	} else if err == nil {
 		err = b.server.Publish("restante/events", text, false, 1)
 	}
 	if err != nil {
@@ -174,7 +183,7 @@ kafka:
   messages: {partitions: %[2]d, replication: 1}
   sessions: {partitions: %[2]d}
   dead: {partitions: 1}
-sources: {emqx: {type: mqtt, url: "mqtt://%[3]s", decode: emqx}}
+sources: {emqx: %[8]s}
 sinks: {history: {type: sqlite, path: %[4]q}}
 rules: [{topic: "t/#", action: save_offline_messages, sink: history, wildcards: true}]
 replayer: {settle: 2s}
@@ -182,21 +191,28 @@ delivery: {to: %[7]s, evidence: broker, secret_file: %[5]q, mqtt: {url: "mqtt://
 admin: {listen: %[6]q}
 `
 
-// TestEventsOfEMQXRulesTellTheStory: ingest sees nothing but what the rule engine republishes.
+// TestEventsOfEMQXRulesTellTheStory: ingest sees nothing but what the rule engine republishes, or posts.
 func TestEventsOfEMQXRulesTellTheStory(t *testing.T) {
 	t.Parallel()
-	for _, to := range []string{"topic", "prefix"} {
-		t.Run(to, func(t *testing.T) {
+	for _, way := range []string{"topic", "prefix", "topic by HTTP"} {
+		t.Run(way, func(t *testing.T) {
 			t.Parallel()
 			s := newSetupWithoutKafka(t)
+			to, byHTTP := strings.CutSuffix(way, " by HTTP")
+			source, post := fmt.Sprintf(`{type: mqtt, url: "mqtt://%s", decode: emqx}`, s.broker), ""
+			if byHTTP {
+				listen := e2etest.FreeAddr(t)
+				source = fmt.Sprintf("{type: webhook, format: emqx-rule, listen: %q, token: %q}", listen, postToken)
+				post = "http://" + listen + "/events"
+			}
 			s.configure = func(admin string) string {
-				return fmt.Sprintf(ruleProcesses, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin, to)
+				return fmt.Sprintf(ruleProcesses, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin, to, source)
 			}
 			startKafka(t, s.kafka)
 			if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
 				t.Fatal(err)
 			}
-			startRuleBroker(t, s.broker, "t/#")
+			startPostingBroker(t, s.broker, post, "t/#")
 			s.startAll("ingest", "writer", "replayer")
 			binary := "\x00\xff\xfe"
 			e2etest.Publish(t, s.broker, "t/1", "one", binary, "three")

@@ -1,0 +1,36 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+const postToken = "the token of the rules"
+
+// postUntilTaken repeats, as EMQX's buffer does, what finds nobody or is answered with 503.
+func postUntilTaken(url string, body []byte) error {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		r.Header.Set("Authorization", "Bearer "+postToken)
+		answer, err := http.DefaultClient.Do(r)
+		if err == nil {
+			_ = answer.Body.Close() // only its status counts
+			if answer.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = fmt.Errorf("answered %s", answer.Status)
+			if answer.StatusCode != http.StatusServiceUnavailable {
+				return err
+			}
+		}
+		if time.Now().After(end) {
+			return err
+		}
+	}
+}
