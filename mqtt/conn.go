@@ -218,7 +218,9 @@ func (c *conn) refused(it *item, err error) {
 	errors.As(err, &why)
 	c.cfg.Count(why.Counter)
 	if !errors.Is(err, ErrOwn) && !errors.Is(err, errIgnored) {
-		c.cfg.Log.Warn("packet refused", "topic", it.packet.Topic, "err", err)
+		c.refusals.Say(func(before int) {
+			c.cfg.Log.Warn("packet refused", "topic", it.packet.Topic, "err", err, "unsaid", before)
+		})
 	}
 }
 

@@ -55,6 +55,8 @@ type Source struct {
 	cfg   SourceConfig
 	order order
 	conns []*conn
+
+	refusals Rarely
 }
 
 var _ pipeline.Source = (*Source)(nil)

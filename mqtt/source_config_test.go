@@ -2,7 +2,9 @@ package mqtt_test
 
 import (
 	"context"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/mqtt/mqtttest"
 )
 
 func TestSourceConfigThatWouldLoseMessagesIsRefused(t *testing.T) {
@@ -66,4 +69,39 @@ func TestSourceAsksForUserProperties(t *testing.T) {
 	if got := <-asked; got != nil && *got != 1 {
 		t.Errorf("Request Problem Information is %d, want 1 or nothing", *got)
 	}
+}
+
+// What a device sends must not fill the log: each refusal is counted, and one a minute is told.
+func TestRefusedPacketsAreToldOnceAMinute(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, "127.0.0.1:0")
+	var said lines
+	_, c, _ := startSource(t, b.server(), &journal{}, func(c *mqtt.SourceConfig) { c.Log = slog.New(slog.NewTextHandler(&said, nil)) })
+	dev := b.dial(t, "dev")
+	const forged = 20
+	for range forged {
+		publish(t, dev, mqtttest.Message{Topic: "offline/fetch/dev", Payload: []byte("a/#/b"), QoS: 1})
+	}
+	eventually(t, "all are counted", func() bool { return c.all()[mqtt.CountRefusedFilter] == forged })
+	if n := strings.Count(said.String(), "packet refused"); n != 1 {
+		t.Errorf("%d lines for %d packets:\n%s", n, forged, said.String())
+	}
+}
+
+// lines collects a log.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
