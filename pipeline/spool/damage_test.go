@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -202,7 +203,9 @@ func FuzzSegment(f *testing.F) {
 	h := segmentHeader{version: version, salt: 7, first: 1}
 	b := h.append(nil)
 	for i := range 4 {
-		b = appendFrame(b, h.seed(), &entry{uint64(i + 1), message("t", fmt.Sprint("value ", i))})
+		m := message("t", fmt.Sprint("value ", i))
+		m.Time = time.UnixMicro(1795376856413000)
+		b = appendFrame(b, h.seed(), &entry{uint64(i + 1), m})
 	}
 	f.Add(b, uint64(0))
 	f.Add(b[headerSize:], uint64(3))

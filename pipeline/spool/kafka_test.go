@@ -159,12 +159,17 @@ func (k *kafka) Close(ctx context.Context) error {
 	}
 }
 
-// values are the values in the log, of a topic or of all, in their order.
-func (k *kafka) values(topic string) []string {
+// records are those in the log.
+func (k *kafka) records() []pipeline.Outgoing {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	return slices.Clone(k.log)
+}
+
+// values are the values in the log, of a topic or of all, in their order.
+func (k *kafka) values(topic string) []string {
 	var out []string
-	for _, o := range k.log {
+	for _, o := range k.records() {
 		if topic == "" || o.Topic == topic {
 			out = append(out, string(o.Value))
 		}

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -32,6 +33,13 @@ type content struct {
 }
 
 func newMemory() *memory { return &memory{files: map[string]*content{}} }
+
+// be makes the disk ill, or well.
+func (m *memory) be(ill func(call string) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ill = ill
+}
 
 // kill is the end of the process with the power: of what was not synced each file keeps as much as keep says.
 func (m *memory) kill(keep func(unsynced int) int) *memory {
@@ -223,3 +231,21 @@ func (f *memoryFile) Sync() error {
 }
 
 func (f *memoryFile) Close() error { return nil }
+
+// text is a log that can be read while it is written.
+type text struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (x *text) Write(b []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.Write(b)
+}
+
+func (x *text) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.String()
+}

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,13 +24,13 @@ const after = 500 * time.Millisecond
 type setup struct {
 	*Producer
 	t    *testing.T
-	log  *bytes.Buffer
+	log  *text
 	disk *memory
 }
 
 func start(t *testing.T, d *memory, k *kafka, change ...func(*Config)) *setup {
 	t.Helper()
-	log := &bytes.Buffer{}
+	log := &text{}
 	cfg := Config{
 		Size: 1 << 20, After: after, Inner: k, Topics: topics, Now: time.Now, Metrics: NewMetrics(nil),
 		Log: slog.New(slog.NewTextHandler(log, nil)),
@@ -103,7 +102,7 @@ func TestWhileKafkaAnswersTheDiskIsNotTouched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKafka(3 * time.Millisecond)
 		s := start(t, newMemory(), k)
-		s.disk.ill = func(string) error { return errIO }
+		s.disk.be(func(string) error { return errIO })
 		for _, v := range numbered("m", 100) {
 			began := time.Now()
 			s.wait(s.append(message("t/1", v)))
@@ -112,7 +111,7 @@ func TestWhileKafkaAnswersTheDiskIsNotTouched(t *testing.T) {
 			}
 		}
 		s.wait(s.append(alias("alias")))
-		s.disk.ill = nil
+		s.disk.be(nil)
 		s.close()
 		compare(t, "the log", append(numbered("m", 100), "alias"), k.values(""))
 		if n := len(s.disk.names(segmentExt)); n > 0 {

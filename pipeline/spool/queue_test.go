@@ -22,12 +22,12 @@ import (
 type opened struct {
 	*queue
 	t   *testing.T
-	log *bytes.Buffer
+	log *text
 }
 
 func openOn(t *testing.T, d disk) *opened {
 	t.Helper()
-	log := &bytes.Buffer{}
+	log := &text{}
 	q, err := openQueue(d, 1<<20, slog.New(slog.NewTextHandler(log, nil)), NewMetrics(nil), func(string) error { return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func TestRecordsComeBackAsTheyWere(t *testing.T) {
 	want := []pipeline.Outgoing{
 		message("t/1", "hello"),
 		{Topic: topics.Dead, Wire: event.Wire{Key: []byte{}, Value: []byte{}}},
-		{Topic: topics.Sessions, Wire: event.Wire{Key: []byte("k\x00"), Value: bytes.Repeat([]byte{0xff}, 1<<20), Time: at, Headers: []event.Header{{Key: "", Value: []byte{}}, {Key: "ü", Value: []byte{0}}}}},
+		{Topic: topics.Sessions, Wire: event.Wire{Key: []byte("k\x00"), Value: bytes.Repeat([]byte{0xff}, 1<<12), Time: at, Headers: []event.Header{{Key: "", Value: []byte{}}, {Key: "ü", Value: []byte{0}}}}},
 	}
 	d := newMemory()
 	o := openOn(t, d)
@@ -145,13 +145,12 @@ func TestAFailedWriteOrSyncIsNeverTakenForDurable(t *testing.T) {
 						o.add(want...)
 						o.flushed()
 					}
-					ill := true
-					d.ill = func(c string) error {
-						if ill && c == call {
+					d.be(func(c string) error {
+						if c == call {
 							return errIO
 						}
 						return nil
-					}
+					})
 					if begun && call == "open" {
 						return // the file is open
 					}
@@ -168,7 +167,7 @@ func TestAFailedWriteOrSyncIsNeverTakenForDurable(t *testing.T) {
 					if n := testutil.ToFloat64(o.metrics.writeErrors); n < 30 {
 						t.Errorf("%v errors counted", n)
 					}
-					ill = false
+					d.be(nil)
 					time.Sleep(10 * time.Second)
 					for _, r := range receipts {
 						if open3(t, r) || r.Err() != nil {
@@ -196,14 +195,12 @@ func TestAnIllDiskHoldsUpNothingThatKafkaTakes(t *testing.T) {
 		k.set(true)
 		s := start(t, newMemory(), k)
 		s.wait(s.append(message("t", "m000")))
-		s.disk.mu.Lock()
-		s.disk.ill = func(c string) error {
+		s.disk.be(func(c string) error {
 			if c == "write" || c == "sync" {
 				return errIO
 			}
 			return nil
-		}
-		s.disk.mu.Unlock()
+		})
 		late := s.append(message("t", "m001"))
 		time.Sleep(time.Minute)
 		if !open3(t, late) {
@@ -230,9 +227,7 @@ func TestACloseThatCannotKeepARecordSaysSo(t *testing.T) {
 		k.set(true)
 		d := newMemory()
 		s := start(t, d, k)
-		d.mu.Lock()
-		d.ill = func(string) error { return errIO }
-		d.mu.Unlock()
+		d.be(func(string) error { return errIO })
 		r := s.append(message("t", "m"))
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()

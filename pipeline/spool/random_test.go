@@ -171,9 +171,7 @@ func (w *world) do(s step) {
 			}
 			return nil
 		}
-		w.disk.mu.Lock()
-		w.disk.ill = ill
-		w.disk.mu.Unlock()
+		w.disk.be(ill)
 	case "kill":
 		w.look()
 		disk := w.disk.kill(func(n int) int { return w.rng.IntN(n + 1) })

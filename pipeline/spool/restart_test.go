@@ -78,7 +78,7 @@ func TestARecordThatWaitedForLongIsStampedAnew(t *testing.T) {
 		k.set(false)
 		time.Sleep(time.Second)
 		times := map[string]time.Time{}
-		for _, o := range k.log {
+		for _, o := range k.records() {
 			times[string(o.Value)] = o.Time
 			if h := slices.ContainsFunc(o.Headers, func(h event.Header) bool { return h.Key == "ce_time" }); h != (string(o.Value) == "old") {
 				t.Errorf("%s has ce_time: %v", o.Value, h)
