@@ -24,7 +24,8 @@ type kafka struct {
 	closed  bool
 	closing chan struct{}
 	latency time.Duration
-	room    int // records that may be on their way, 0 = any number
+	room    int  // records that may be on their way, 0 = any number
+	stuck   bool // it takes nothing
 	inside  int
 	changed chan struct{}
 	log     []pipeline.Outgoing
@@ -74,7 +75,7 @@ func (k *kafka) Append(ctx context.Context, r pipeline.Outgoing) (pipeline.Recei
 		case k.poison != nil && k.poison(r) == "append":
 			k.mu.Unlock()
 			return nil, fault.Poison(errors.New("too large"))
-		case k.room == 0 || k.inside < k.room:
+		case !k.stuck && (k.room == 0 || k.inside < k.room):
 			d := &delivery{out: r, done: make(chan struct{})}
 			k.inside++
 			key := r.Topic + "/" + string(r.Key)

@@ -282,25 +282,33 @@ func (p *Producer) watch() (why string) {
 			p.mu.Unlock()
 			return ""
 		}
-		done, late := (<-chan struct{})(nil), (<-chan time.Time)(nil)
-		closing := p.closing
+		var done <-chan struct{}
+		closing, wait := p.closing, p.cfg.After // where there is nothing, something is looked for now and then: it does not ring
 		if f != nil {
-			timer.Reset(time.Until(f.at.Add(p.cfg.After)))
-			late, closing = timer.C, nil
+			closing, wait = nil, time.Until(f.at.Add(p.cfg.After))
 			if f.inner != nil {
 				done = f.inner.Done()
 			}
 		}
 		p.waiting = done == nil
 		p.mu.Unlock()
+		timer.Reset(wait)
 		select {
 		case <-done:
 		case <-p.nudge:
 		case <-closing:
-		case <-late:
-			return fmt.Sprintf("kafka has not answered for %v", p.cfg.After)
+		case <-timer.C:
+			if f != nil && !p.answered(f) { // a process that stood still finds both
+				return fmt.Sprintf("kafka has not answered for %v", p.cfg.After)
+			}
 		}
 	}
+}
+
+func (p *Producer) answered(f *flight) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return f.over()
 }
 
 // divert puts what is on its way on the disk, in its order, and lets what comes follow.

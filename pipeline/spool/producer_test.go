@@ -239,6 +239,28 @@ func TestARecordThatIsNotTakenGoesToTheDisk(t *testing.T) {
 	})
 }
 
+// Nothing is in flight, and the inner producer takes nothing either.
+func TestARecordThatIsTheOnlyOneIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := newKafka(0)
+		k.stuck = true
+		s := start(t, newMemory(), k)
+		time.Sleep(time.Hour)
+		began := time.Now()
+		s.wait(s.append(message("t", "only")))
+		if took := time.Since(began); took != after {
+			t.Errorf("it was durable after %v, want %v", took, after)
+		}
+		k.mu.Lock()
+		k.stuck = false
+		k.mu.Unlock()
+		time.Sleep(time.Minute)
+		compare(t, "the log", []string{"only"}, k.values(""))
+		s.close()
+	})
+}
+
 func TestAFullSpoolHoldsAppendBackUntilThereIsRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
