@@ -2,7 +2,10 @@ package spool
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,4 +132,63 @@ func TestAKillInTheMiddleOfADrainLosesNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Many callers, none of which waits for another, while Kafka comes and goes.
+func TestEachCallerKeepsItsOrderWhileKafkaComesAndGoes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const callers, end = 16, 40 * time.Second
+		k := newKafka(3 * time.Millisecond)
+		k.room = 64
+		s := start(t, newMemory(), k)
+		var wg sync.WaitGroup
+		counts := make([]int, callers)
+		for c := range callers {
+			wg.Go(func() {
+				began := time.Now()
+				for ; time.Since(began) < end; counts[c]++ {
+					key := fmt.Sprintf("t%02d", c)
+					r, err := s.Append(t.Context(), message(key, fmt.Sprintf("%s %05d", key, counts[c])))
+					if err != nil {
+						t.Errorf("append: %v", err)
+						return
+					}
+					if counts[c]%5 == 4 { // the others follow each other without waiting
+						if err := pipeline.Wait(t.Context(), r); err != nil {
+							t.Errorf("receipt: %v", err)
+						}
+					}
+					time.Sleep(time.Duration(c+10) * time.Millisecond)
+				}
+			})
+		}
+		for round := range 20 {
+			time.Sleep(time.Duration(50+97*round) * time.Millisecond)
+			k.set(true)
+			time.Sleep(time.Duration(1000-45*round) * time.Millisecond)
+			k.set(false)
+		}
+		wg.Wait()
+		time.Sleep(time.Minute)
+		got := map[string][]string{}
+		for _, v := range firsts(k.values("")) {
+			got[v[:3]] = append(got[v[:3]], v)
+		}
+		for c, n := range counts {
+			var want []string
+			key := fmt.Sprintf("t%02d", c)
+			for i := range n {
+				want = append(want, fmt.Sprintf("%s %05d", key, i))
+			}
+			compare(t, key, want, got[key])
+		}
+		if s.spools() {
+			t.Error("it still spools")
+		}
+		if strings.Count(s.log.String(), "spooling begins") < 5 {
+			t.Errorf("it hardly ever began:\n%s", s.log)
+		}
+		s.close()
+	})
 }
