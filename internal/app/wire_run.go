@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/restante/restante/event"
@@ -174,10 +175,28 @@ func (w *Wire) Ingest(ctx, work context.Context, sources []pipeline.Source) erro
 	for _, s := range sources {
 		takers.Run(func(ctx context.Context) error { return s.Run(ctx, ing.Accept) })
 	}
-	w.Process.Health.Set(conditionSources, true, "")
+	takers.Run(func(ctx context.Context) error { return w.readySources(ctx, sources) })
 	err = takers.Wait()
 	queue.Stop()
 	return errors.Join(err, queue.Wait(), producer.Close(work))
+}
+
+// readySources makes the process ready when every source has what it needs for the first time: one that subscribes at a broker loses
+// what is published before, and nobody should take ingest for ready then.
+func (w *Wire) readySources(ctx context.Context, sources []pipeline.Source) error {
+	const pause = 20 * time.Millisecond
+	waits := func(s pipeline.Source) bool {
+		r, ok := s.(interface{ Ready() bool })
+		return ok && !r.Ready()
+	}
+	for slices.ContainsFunc(sources, waits) {
+		w.Process.Health.Set(conditionSources, false, "not yet subscribed at a broker")
+		if pipeline.Sleep(ctx, pause) != nil {
+			return nil
+		}
+	}
+	w.Process.Health.Set(conditionSources, true, "")
+	return nil
 }
 
 // Write runs a group for each store until ctx ends and what they hold is durable. Each waits for its own store first: one that is
