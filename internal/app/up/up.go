@@ -85,9 +85,16 @@ func Run(ctx, work context.Context, p *app.Process, o Options, ready func(Addres
 	}
 	defer unlock()
 
-	secret, err := mqtt.LoadOrCreateSecret(filepath.Join(dir, secretFile))
+	if d := &p.Config.Delivery; d.Secret == "" && d.SecretFile == "" {
+		file := filepath.Join(dir, secretFile)
+		if _, err := mqtt.LoadOrCreateSecret(file); err != nil {
+			return fmt.Errorf("replay secret: %w", err)
+		}
+		d.SecretFile = file // for all sources and for what is published
+	}
+	secret, err := p.Config.ReplaySecret()
 	if err != nil {
-		return fmt.Errorf("replay secret: %w", err)
+		return err
 	}
 	cluster, err := startKafka(ctx, filepath.Join(dir, kafkaDir), o.Kafka, p.Log)
 	if err != nil {
