@@ -65,6 +65,15 @@ func (k *kafka) set(away bool) {
 	}
 }
 
+// unstick has it take records again, those first that wait.
+func (k *kafka) unstick() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.stuck = false
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
 func (k *kafka) Append(ctx context.Context, r pipeline.Outgoing) (pipeline.Receipt, error) {
 	for {
 		k.mu.Lock()

@@ -252,9 +252,7 @@ func TestARecordThatIsTheOnlyOneIsNotForgotten(t *testing.T) {
 		if took := time.Since(began); took != after {
 			t.Errorf("it was durable after %v, want %v", took, after)
 		}
-		k.mu.Lock()
-		k.stuck = false
-		k.mu.Unlock()
+		k.unstick()
 		time.Sleep(time.Minute)
 		compare(t, "the log", []string{"only"}, k.values(""))
 		s.close()
