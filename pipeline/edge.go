@@ -33,6 +33,21 @@ type Publisher interface {
 	Publish(ctx context.Context, to event.ClientID, m Outgo) (Outcome, error)
 }
 
+// Resubscribed is what became of subscriptions that were to be restored.
+type Resubscribed struct {
+	// Gone: no such client is connected, and nothing was done.
+	Gone bool
+	// Refused is how many of them the broker will never take; the others are made.
+	Refused int
+}
+
+// Resubscriber makes subscriptions at the broker for a client that is connected to it. Safe for concurrent use.
+type Resubscriber interface {
+	// Resubscribe returns nil when the broker has taken the subscriptions, but for those that it counts as refused, or when the
+	// client is gone. It can be repeated. Errors are transient and say nothing about what was done.
+	Resubscribe(ctx context.Context, client event.ClientID, subs []sinks.Sub) (Resubscribed, error)
+}
+
 // Accept is how a source hands over an event. The receipt is done when the event is durable in all its topics; only then may
 // the source acknowledge its broker. A nil receipt with a nil error: the event is not wanted (counted), acknowledge it.
 // Accept blocks while too much is on its way. An error means that the event was not taken.

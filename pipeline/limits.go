@@ -33,6 +33,10 @@ type ReplayLimits struct {
 	Patience time.Duration
 	// ClientRate and ProcessRate are the most messages a second to one client and from this process; 0 = no limit.
 	ClientRate, ProcessRate int
+	// Lookups is the most lookups of stored subscriptions that read and call the broker at a time; the others wait.
+	Lookups int
+	// LookupPatience is how long a lookup waits for a lagging writer before it goes by what is stored.
+	LookupPatience time.Duration
 	// Drain is how long finished work may still be committed after the generation has ended.
 	Drain time.Duration
 }
@@ -41,5 +45,6 @@ type ReplayLimits struct {
 var DefaultReplayLimits = ReplayLimits{
 	Window: 16, Active: 2000, Slice: 1000, AckTimeout: 30 * time.Second,
 	Retry:     []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute},
-	ClockSkew: 2 * time.Second, Settle: 10 * time.Second, Page: 500, Patience: 3 * time.Second, Drain: 10 * time.Second,
+	ClockSkew: 2 * time.Second, Settle: 10 * time.Second, Page: 500, Patience: 3 * time.Second,
+	Lookups: 32, LookupPatience: 10 * time.Second, Drain: 10 * time.Second,
 }

@@ -36,6 +36,10 @@ type Metrics struct {
 	ReplayUnacked  prometheus.Gauge
 	ReplayFirst    prometheus.Histogram
 	ReplayDuration prometheus.Histogram
+	Lookups        *prometheus.CounterVec // outcome
+	LookupSubs     *prometheus.CounterVec // outcome
+	LookupActive   prometheus.Gauge
+	LookupEarly    prometheus.Counter
 	RoundSeconds   prometheus.Histogram
 	TailRecords    prometheus.Histogram
 	TailOverBudget prometheus.Counter
@@ -132,6 +136,10 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		ReplayUnacked:  single("restante_replay_unacked_messages", "Messages of replays that are sent and not acknowledged."),
 		ReplayFirst:    prometheus.NewHistogram(opts("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets)),
 		ReplayDuration: prometheus.NewHistogram(opts("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets)),
+		Lookups:        counter("restante_lookup_requests_total", "Lookups of a client's stored subscriptions, by how they ended.", "outcome"),
+		LookupSubs:     counter("restante_lookup_subscriptions_total", "Stored subscriptions that a lookup found, by what became of them.", "outcome"),
+		LookupActive:   single("restante_lookup_active", "Lookups of stored subscriptions that are under way or wait."),
+		LookupEarly:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_lookup_early_total", Help: "Lookups that went by what was stored although the writers had not come as far as the connect."}),
 		RoundSeconds:   prometheus.NewHistogram(opts("restante_replay_round_seconds", "Duration of one reading of offsets and tail.", fastBuckets)),
 		TailRecords:    prometheus.NewHistogram(opts("restante_replay_tail_records", "Records of the tail that a round looked at.", countBuckets)),
 		TailOverBudget: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_replay_tail_over_budget_total", Help: "Rounds whose tail was over the budget, because the writers lag."}),
@@ -154,6 +162,8 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	fill(m.Undrained, components)
 	fill(m.ReplayRequests, []string{replayComplete, replayPartial, replayEmpty, replayAborted, replayHandedOn})
 	fill(m.ReplayMessages, []string{messageAcked, messageUnacked, messageExpired, messageError})
+	fill(m.Lookups, []string{lookupRestored, lookupEmpty, lookupGone, lookupCancelled})
+	fill(m.LookupSubs, []string{subRestored, subRefused, subNewer, subUnreadable})
 	for _, s := range sinks {
 		m.Buffered.WithLabelValues(s)
 		m.BufferedBytes.WithLabelValues(s)
@@ -169,7 +179,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.RepairedIDs, m.SourceClock, m.Flushes, m.BatchRecords, m.FlushSeconds,
 		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked,
-		m.ReplayFirst, m.ReplayDuration, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
+		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
 	return m
 }
 

@@ -88,6 +88,8 @@ type Forget struct {
 type Resubscribe struct {
 	Sink   string
 	Client event.ClientID
+	// Written says that rules of the sink write subscriptions, so that its writers may have some of the client still to store.
+	Written bool
 }
 
 // Planner turns an event into its plan. It is pure and safe for concurrent use.
@@ -338,10 +340,23 @@ func (r *Rules) connected(e event.Connected) Plan {
 		case c.Action == OnClientConnected:
 			p.Ops = append(p.Ops, sinks.PutClient{Client: e.Client, Up: sinks.ClientUp{Node: e.Node, OnlineAt: at, Stamp: at.UnixMicro()}})
 		case c.Action == OnSubscribeLookup && (c.Hook == ClientConnected || e.SessionPresent != event.Yes):
-			p.Resubscribes = append(p.Resubscribes, Resubscribe{Sink: c.Sink, Client: e.Client})
+			rs := Resubscribe{Sink: c.Sink, Client: e.Client, Written: r.writesSubs(c.Sink)}
+			switch {
+			case r.Own(e.Client):
+				p.Skipped = SkipIgnoredClient
+			case !slices.Contains(p.Resubscribes, rs):
+				p.Resubscribes = append(p.Resubscribes, rs)
+			}
 		}
 	}
 	return p
+}
+
+// writesSubs reports whether a rule of the sink writes subscriptions.
+func (r *Rules) writesSubs(sink string) bool {
+	return slices.ContainsFunc(r.rules, func(c compiled) bool {
+		return c.Sink == sink && (c.Action == OnSubscribeStore || c.Action == OnUnsubscribeDelete)
+	})
 }
 
 // takenOver reports whether a connection ended because the client made another one, where only the reason can tell.

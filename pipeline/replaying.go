@@ -29,21 +29,24 @@ type Replayer struct {
 	Plan      Planner // of all sinks
 	Sinks     map[string]ReplaySink
 	Publisher Publisher
-	Producer  Producer
-	Evidence  Evidence
-	Aliases   bool // replays may be acknowledged by the broker's ids
-	Dead      *DeadLetters
-	Minter    *event.Minter
-	Source    string // ce_source of the events that the replayer makes
-	Limits    ReplayLimits
-	Backoff   Backoff
-	Metrics   *Metrics
-	Log       *slog.Logger
-	Now       func() time.Time
+	// Resubscriber restores stored subscriptions; nil = the broker cannot, and no rule asks for it.
+	Resubscriber Resubscriber
+	Producer     Producer
+	Evidence     Evidence
+	Aliases      bool // replays may be acknowledged by the broker's ids
+	Dead         *DeadLetters
+	Minter       *event.Minter
+	Source       string // ce_source of the events that the replayer makes
+	Limits       ReplayLimits
+	Backoff      Backoff
+	Metrics      *Metrics
+	Log          *slog.Logger
+	Now          func() time.Time
 
-	once  sync.Once
-	admit *admission
-	pace  *rate.Limiter // nil = no limit
+	once    sync.Once
+	admit   *admission
+	lookups *admission
+	pace    *rate.Limiter // nil = no limit
 }
 
 // Own is the [Part] of the replayer's group: it owns one partition of the sessions topic. It keeps reading while replays run
@@ -51,6 +54,7 @@ type Replayer struct {
 func (r *Replayer) Own(ctx, work context.Context, g Generation, tp TP, from int64) error {
 	r.once.Do(func() {
 		r.admit = &admission{free: r.Limits.Active}
+		r.lookups = &admission{free: r.Limits.Lookups}
 		r.pace = limiter(r.Limits.ProcessRate)
 	})
 	hard, cancel := drainContext(ctx, work, r.Limits.Drain)
@@ -280,6 +284,7 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		}
 		c.joined.move(rec.Offset, e.At)
 		c.cancel(func(j *job) bool { return j.asked().Before(e.At) }, errReconnected)
+		o.connected(ctx, rec, c, e)
 	case event.Disconnected:
 		c := o.client(e.Client)
 		if takenOver(e) || !e.ConnectedAt.IsZero() && e.ConnectedAt.Before(c.connectedAt) {
@@ -287,8 +292,10 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		}
 		c.gone.move(rec.Offset, e.At)
 		c.cancel(func(j *job) bool { return !j.asked().After(e.At) }, errDisconnected)
+		c.cancelLookups(func(l *lookup) bool { return !l.at.After(e.At) }, errDisconnected)
 	case event.Unsubscribed:
 		c := o.client(e.Client)
+		c.spoke(e.Filter.String())
 		c.seen[e.Filter.String()] = rec.Offset
 		c.cancel(func(j *job) bool { return j.replay.Filter == e.Filter }, errUnsubscribed)
 	case event.Subscribed:
@@ -306,7 +313,7 @@ func (o *owner) client(id event.ClientID) *client {
 		c = &client{
 			id: id, window: make(chan struct{}, o.r.Limits.Window), jobs: make(map[jobKey]*job), seen: make(map[string]int64),
 			flight: make(map[event.ID]*flight), landed: make(map[event.ID]*flight),
-			pace: limiter(o.r.Limits.ClientRate),
+			pace: limiter(o.r.Limits.ClientRate), lookups: make(map[string]*lookup), owed: make(map[string]*lookup),
 		}
 		o.clients[id] = c
 	}
@@ -316,6 +323,7 @@ func (o *owner) client(id event.ClientID) *client {
 
 func (o *owner) subscribed(ctx context.Context, rec Record, e event.Subscribed) {
 	c := o.client(e.Client)
+	c.spoke(e.Filter.String())
 	c.seen[e.Filter.String()] = rec.Offset
 	bound := event.LastIDAt(e.ID.Time())
 	if s := o.r.Limits.ClockSkew; s > 0 {
