@@ -29,7 +29,7 @@ func (h *hook) Provides(b byte) bool {
 	switch b {
 	case mochi.OnConnect, mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnSessionEstablish, mochi.OnSessionEstablished,
 		mochi.OnDisconnect, mochi.OnClientExpired, mochi.OnPacketRead, mochi.OnPacketEncode, mochi.OnPacketProcessed,
-		mochi.OnSubscribe, mochi.OnSubscribed, mochi.OnUnsubscribed, mochi.OnPublish, mochi.OnPublishDropped,
+		mochi.OnSubscribe, mochi.OnSubscribed, mochi.OnUnsubscribe, mochi.OnUnsubscribed, mochi.OnPublish, mochi.OnPublishDropped,
 		mochi.OnQosPublish, mochi.OnQosDropped, mochi.OnWill:
 		return true
 	}
@@ -169,9 +169,11 @@ func (h *hook) OnClientExpired(cl *mochi.Client) {
 	h.server.UnsubscribeClient(cl)
 }
 
-// OnSubscribe refuses what is no filter, more strictly than mochi, and notes which subscriptions are new.
+// OnSubscribe refuses what is no filter, more strictly than mochi, and notes which subscriptions are new. It takes the turn, which
+// OnSubscribed gives back.
 func (h *hook) OnSubscribe(cl *mochi.Client, pk packets.Packet) packets.Packet {
 	w := wireOf(cl)
+	<-w.subscribing.free()
 	w.existed = w.existed[:0]
 	for i := range pk.Filters {
 		f := &pk.Filters[i]
@@ -200,43 +202,42 @@ func shared(filter string) string {
 // greater id was not.
 func (h *hook) OnSubscribed(cl *mochi.Client, pk packets.Packet, codes []byte) {
 	w := wireOf(cl)
+	defer w.subscribing.leave()
 	if w.own {
 		h.cfg.Count(mqtt.CountOwnEvent)
 		return
 	}
-	w.session.Load().subscribing(h.cfg.Minter.Now())
+	s := w.session.Load()
+	s.subscribing(h.cfg.Minter.Now())
 	var events []event.Event
 	for i, sub := range pk.Filters {
 		if i >= len(codes) || codes[i] > 2 {
 			continue
 		}
-		f, err := event.ParseFilter(shared(sub.Filter))
-		if err != nil {
-			continue // counted by OnSubscribe
-		}
-		e := event.Subscribed{
-			Head: h.head(), Client: event.ClientID(cl.ID), Filter: f, QoS: event.QoS(codes[i]), New: h.isNew(w, i),
-		}
-		// Rounded up: the encoded time has ms only, and no message routed before may lie behind it.
-		e.At = e.ID.Time().Add(time.Millisecond - 1).Truncate(time.Millisecond)
-		if cl.Properties.ProtocolVersion == 5 {
-			e.Options = &event.SubOptions{
-				RetainHandling: sub.RetainHandling, RetainAsPublished: sub.RetainAsPublished, NoLocal: sub.NoLocal,
-			}
-		}
-		events = append(events, e)
+		events = append(events, h.subscribed(cl, sub, codes[i], s.isNew(i < len(w.existed) && w.existed[i])))
 	}
 	if err := h.take(events...); err != nil {
 		h.notTaken("subscribe", cl, err)
 	}
 }
 
+// subscribed is the event of a subscription that exists from now on. Its filter is one that OnSubscribe let pass.
+func (b *Broker) subscribed(cl *mochi.Client, sub packets.Subscription, qos byte, known event.Known) event.Subscribed {
+	f, _ := event.ParseFilter(shared(sub.Filter))
+	e := event.Subscribed{Head: b.head(), Client: event.ClientID(cl.ID), Filter: f, QoS: event.QoS(qos), New: known}
+	// Rounded up: the encoded time has ms only, and no message routed before may lie behind it.
+	e.At = e.ID.Time().Add(time.Millisecond - 1).Truncate(time.Millisecond)
+	if cl.Properties.ProtocolVersion == 5 {
+		e.Options = &event.SubOptions{RetainHandling: sub.RetainHandling, RetainAsPublished: sub.RetainAsPublished, NoLocal: sub.NoLocal}
+	}
+	return e
+}
+
 // isNew is unknown where the session has dropped deliveries: the broker's own queue does not hold all then.
-func (h *hook) isNew(w *wire, i int) event.Known {
-	s := w.session.Load()
+func (s *session) isNew(existed bool) event.Known {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch existed := i < len(w.existed) && w.existed[i]; {
+	switch {
 	case !existed:
 		return event.Yes
 	case s.overflowed:
@@ -246,6 +247,12 @@ func (h *hook) isNew(w *wire, i int) event.Known {
 	return event.No
 }
 
+// OnUnsubscribe takes the turn, which OnUnsubscribed gives back.
+func (h *hook) OnUnsubscribe(cl *mochi.Client, pk packets.Packet) packets.Packet {
+	<-wireOf(cl).subscribing.free()
+	return pk
+}
+
 // OnUnsubscribed comes before the UNSUBACK. mochi calls it too when a session ends, without a packet id: that is nobody's
 // wish to unsubscribe, and must not cost a position.
 func (h *hook) OnUnsubscribed(cl *mochi.Client, pk packets.Packet) {
@@ -253,6 +260,7 @@ func (h *hook) OnUnsubscribed(cl *mochi.Client, pk packets.Packet) {
 	if pk.PacketID == 0 || w == nil {
 		return
 	}
+	defer w.subscribing.leave()
 	if w.own {
 		h.cfg.Count(mqtt.CountOwnEvent)
 		return

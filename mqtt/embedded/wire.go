@@ -48,11 +48,13 @@ type wire struct {
 
 	// Of the connection's own goroutine.
 	established bool
-	publishing  bool // between OnPublish and OnPacketProcessed
-	dupPublish  bool // the PUBLISH in hand is a repetition
-	existed     []bool
+	publishing  bool   // between OnPublish and OnPacketProcessed
+	dupPublish  bool   // the PUBLISH in hand is a repetition
+	existed     []bool // guarded by subscribing as well
 	asked       uint16 // the packet id of the packet in hand
 	standIn     uint16 // by which mochi knows it, 0 when there is none
+
+	subscribing turn // to change the subscriptions and tell of it
 
 	session  atomic.Pointer[session] // set right before the CONNACK; its mutex guards what follows
 	sent     map[uint16]event.ID
@@ -70,7 +72,7 @@ const (
 func newWire(conn net.Conn, connectTimeout, writeTimeout time.Duration) *wire {
 	w := &wire{
 		Conn: conn, timeout: writeTimeout, closed: make(chan struct{}), wake: make(chan struct{}, 1), drained: make(chan struct{}),
-		up: make(chan struct{}), sent: map[uint16]event.ID{}, limit: 65535, unlock: func() {},
+		up: make(chan struct{}), subscribing: newTurn(), sent: map[uint16]event.ID{}, limit: 65535, unlock: func() {},
 	}
 	w.shut = sync.OnceFunc(func() { close(w.closed) })
 	w.open = sync.OnceFunc(func() { close(w.up) })
