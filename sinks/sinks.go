@@ -223,7 +223,8 @@ type Reader interface {
 	Acked(ctx context.Context, client event.ClientID, topic string) (event.ID, bool, error)
 	// Client returns the client's state, and false when nothing is known of it.
 	Client(ctx context.Context, client event.ClientID) (Client, bool, error)
-	// Subs returns the client's stored subscriptions, in ascending order of filter.
+	// Subs returns the client's stored subscriptions, in ascending order of filter. A row whose topic is no filter, which
+	// somebody else wrote, stands there as the zero Sub.
 	Subs(ctx context.Context, client event.ClientID) ([]Sub, error)
 }
 

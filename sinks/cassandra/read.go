@@ -218,6 +218,7 @@ func (s *Store) Subs(ctx context.Context, client event.ClientID) ([]sinks.Sub, e
 			f, err := event.ParseFilter(text)
 			if err != nil || qos < 0 || qos > 2 {
 				s.cfg.Metrics.Count(Unreadable, 1)
+				found = append(found, sinks.Sub{})
 				return true
 			}
 			found = append(found, sinks.Sub{Filter: f, QoS: event.QoS(qos)})

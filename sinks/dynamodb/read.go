@@ -186,7 +186,6 @@ func (s *Store) Subs(ctx context.Context, client event.ClientID) ([]sinks.Sub, e
 	}
 	const condition = "#clientid = :c"
 	var found []sinks.Sub
-	var bad error
 	err := s.query(ctx, tSub, &ddb.QueryInput{
 		KeyConditionExpression: aws.String(condition), ExpressionAttributeNames: names(condition), ExpressionAttributeValues: item{":c": str(string(client))},
 	}, func(it item) bool {
@@ -195,16 +194,13 @@ func (s *Store) Subs(ctx context.Context, client event.ClientID) ([]sinks.Sub, e
 		}
 		var sub sinks.Sub
 		sub.QoS = event.QoS(integer(it, aQoS) & 3)
+		var bad error
 		if sub.Filter, bad = event.ParseFilter(text(it, aTopic)); bad != nil {
-			bad = fmt.Errorf("read %s: row of %.80q: %w", s.table(tSub), client, bad)
-			return false
+			sub = sinks.Sub{}
 		}
 		found = append(found, sub)
 		return true
 	})
-	if err == nil {
-		err = bad
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -227,11 +227,15 @@ func (s *Store) Subs(ctx context.Context, client event.ClientID) ([]sinks.Sub, e
 		var text string
 		var sub sinks.Sub
 		err := rows.Scan(&text, &sub.QoS)
-		if err == nil {
-			sub.Filter, err = event.ParseFilter(text)
+		if err != nil {
+			return err
+		}
+		var bad error
+		if sub.Filter, bad = event.ParseFilter(text); bad != nil {
+			sub = sinks.Sub{}
 		}
 		found = append(found, sub)
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, err
