@@ -21,8 +21,8 @@ func TestConvertedConfPassesTheCheck(t *testing.T) {
 	if code != app.ExitOK || out != "" {
 		t.Fatalf("exit code %d, stdout %q: %s", code, out, errs)
 	}
-	wants(t, "report", errs, "28 lines, 15 settings: 12 translated, 3 not in this version",
-		"line 18, not in this version: backend.dynamo.hook.session.created.1: on_subscribe_lookup",
+	wants(t, "report", errs, "28 lines, 15 settings: 12 translated, 2 not in this version, 1 refused",
+		"line 18, refused: backend.dynamo.hook.session.created.1: on_subscribe_lookup",
 		"line 21, ", "line 22, ", env, "restante check --offline -c "+config)
 	info, err := os.Stat(env)
 	if err != nil {
@@ -106,7 +106,7 @@ func TestConvertWritesToStdoutWithoutCredentials(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil || code != app.ExitOK || errs != "" {
 		t.Fatalf("-o json: exit code %d, %v: %s%s", code, err, out, errs)
 	}
-	if len(got.Lines) != 28 || got.Lines[17].State != convert.Later || len(got.Variables) != 3 || !strings.Contains(got.Config, "pool1:") || strings.Contains(out, "TZt7XoRi") {
+	if len(got.Lines) != 28 || got.Lines[17].State != convert.Refused || len(got.Variables) != 3 || !strings.Contains(got.Config, "pool1:") || strings.Contains(out, "TZt7XoRi") {
 		t.Errorf("-o json: %s", out)
 	}
 }

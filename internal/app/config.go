@@ -188,6 +188,7 @@ type Delivery struct {
 	Secret     Secret       `yaml:"secret" doc:"The key of the mark by which sources recognise replays, the same for ingest and replayer; or use secret_file."`
 	SecretFile string       `yaml:"secret_file" doc:"File that holds the key in its first line; while keys are changed, the other key in its second."`
 	MQTT       DeliveryMQTT `yaml:"mqtt" doc:"The connections that topic and prefix publish on."`
+	API        DeliveryAPI  `yaml:"api" doc:"The HTTP API by which on_subscribe_lookup has the broker subscribe clients. With delivery direct the embedded broker does it without."`
 }
 
 // DeliveryMQTT are the replayer's connections to the broker.
@@ -199,6 +200,18 @@ type DeliveryMQTT struct {
 	Connections  int       `yaml:"connections" min:"1" max:"256" doc:"How many connections publish; one topic always uses the same."`
 	ClientPrefix string    `yaml:"client_prefix" need:"true" doc:"The client ids are <prefix>replay-<instance>-<connection>. Sources drop what such clients publish."`
 	TLS          TLS       `yaml:"tls" doc:"TLS to the broker."`
+}
+
+// DeliveryAPI is the broker's HTTP API.
+type DeliveryAPI struct {
+	Type       string        `yaml:"type" one:"|emqx" doc:"Whose API it is; empty = there is none, and on_subscribe_lookup needs delivery direct."`
+	Version    int           `yaml:"version" min:"4" max:"5" doc:"EMQX's version: 4 for 4.3 and 4.4, 5 for all later ones."`
+	URL        string        `yaml:"url" doc:"The address without /api, such as http://emqx:18083, for version 4 http://emqx:8081."`
+	Key        string        `yaml:"key" doc:"The API key; for version 4 the id of an application."`
+	Secret     Secret        `yaml:"secret" doc:"Its secret, or use secret_file."`
+	SecretFile string        `yaml:"secret_file" doc:"File that holds the secret."`
+	Timeout    time.Duration `yaml:"timeout" min:"100ms" max:"1m" doc:"How long a request may take."`
+	TLS        TLS           `yaml:"tls" doc:"TLS to the API. A URL that says https uses it anyhow."`
 }
 
 // Shutdown is how a process ends.
@@ -238,6 +251,7 @@ func Default() Config {
 		Delivery: Delivery{
 			To: "topic", Prefix: "offline/{clientid}/{topic}", Evidence: "broker", AckTopic: "offline/ack/{clientid}",
 			MQTT: DeliveryMQTT{Connections: 4, ClientPrefix: "restante-"},
+			API:  DeliveryAPI{Version: 5, Timeout: 5 * time.Second},
 		},
 		Shutdown: Shutdown{Drain: 20 * time.Second},
 		Admin:    Admin{Listen: ":8080"},

@@ -187,6 +187,7 @@ func (c Config) WithSecrets() (Config, error) {
 		}
 	}
 	read("delivery.mqtt.password_file", &c.Delivery.MQTT.Password, &c.Delivery.MQTT.PasswordFile)
+	read("delivery.api.secret_file", &c.Delivery.API.Secret, &c.Delivery.API.SecretFile)
 	return c, faults.join()
 }
 

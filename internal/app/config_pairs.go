@@ -120,6 +120,9 @@ func (c Config) Warnings() []string {
 		if len(names) > 0 {
 			warn("rules[%d]: preset %s runs without what is not in this version: %s", i, r.Preset, strings.Join(names, ", "))
 		}
+		if why := c.noLookup(); why != "" && r.looksUp() {
+			warn("rules[%d]: preset %s runs without %s", i, r.Preset, why)
+		}
 	}
 	rules, _ := c.expand()
 	blind := map[[2]string]bool{}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/restante/restante/pipeline"
 )
 
 // Print writes the whole configuration as YAML that reads back equal, but for secrets, which are masked.
@@ -135,6 +137,9 @@ func (c Config) PrintRules(w io.Writer) error {
 		b.WriteString("\n")
 	}
 	for _, r := range c.Rules {
+		if r.looksUp() && c.noLookup() != "" {
+			fmt.Fprintf(&b, "#   %-20s %-28s → nowhere: no broker is configured that can subscribe clients\n", pipeline.SessionCreated, pipeline.OnSubscribeLookup)
+		}
 		for _, n := range r.leftOut() {
 			fmt.Fprintf(&b, "#   %-20s %-28s → nowhere: it is not in this version\n", n.hook, n.action)
 		}

@@ -102,7 +102,9 @@ func (c Config) expand() ([]placed, Faults) {
 	for i, r := range c.Rules {
 		path := fmt.Sprintf("rules[%d]", i)
 		for _, one := range r.expand(path, &faults) {
-			out = append(out, placed{one, i})
+			if r.Preset == "" || one.Action != pipeline.OnSubscribeLookup || c.noLookup() == "" {
+				out = append(out, placed{one, i})
+			}
 		}
 	}
 	return out, faults
@@ -161,6 +163,11 @@ func (r Rule) leftOut() []bound {
 	return slices.DeleteFunc(slices.Clone(presets[r.Preset]), func(b bound) bool {
 		return pipeline.Rule{Hook: b.hook, Action: b.action}.Unsupported() == ""
 	})
+}
+
+// looksUp reports whether the rule's preset restores subscriptions.
+func (r Rule) looksUp() bool {
+	return slices.ContainsFunc(presets[r.Preset], func(b bound) bool { return b.action == pipeline.OnSubscribeLookup })
 }
 
 // checkForm checks that the rule has the keys of exactly one form.
@@ -299,7 +306,11 @@ func (c Config) checkRules(faults *Faults) {
 // checkAlone lets the pipeline judge one rule.
 func (c Config) checkAlone(p placed, faults *Faults) bool {
 	_, err := pipeline.Compile([]pipeline.Rule{p.Rule}, "")
-	if why := p.Unsupported(); err == nil && why != "" {
+	why := p.Unsupported()
+	if p.Action == pipeline.OnSubscribeLookup && why == "" {
+		why = c.noLookup()
+	}
+	if err == nil && why != "" {
 		faults.add(fmt.Sprintf("rules[%d].do", p.index), "%s", why)
 	}
 	for _, e := range ruleErrors(err) {

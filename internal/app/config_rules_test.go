@@ -63,26 +63,31 @@ func TestAllFormsOfARuleAreExpanded(t *testing.T) {
 func TestPresetsBecomeTheRulesOfEMQX(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
+	preset := func(text []byte, rule string) {
+		c, err := Parse(text, noEnv)
+		if err != nil {
+			t.Fatalf("%s: %v", rule, err)
+		}
+		fmt.Fprintln(&b, rule)
+		for _, r := range c.PipelineRules() {
+			fmt.Fprintf(&b, "  %s %s %q ttl=%s max=%d range=%s addressee=%q ignore=%q\n",
+				r.Hook, r.Action, r.Topic, r.TTL, r.MaxReturned, r.TimeRange, r.Addressee, r.IgnoreClients)
+		}
+		for _, w := range c.Warnings() {
+			fmt.Fprintln(&b, "  warning:", w)
+		}
+		if err := c.PrintRules(&b); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, name := range sortedKeys(presets) {
 		for _, options := range []string{"", `, topic: "t/+/#", ttl: 1h, max_returned_count: 500, time_range: 2h, addressee: "t/{clientid}/#", ack: {ignore_clients: m-*}`} {
 			rule := fmt.Sprintf("{preset: %s, sink: s%s}", name, options)
-			c, err := Parse(withRules("  - "+rule), noEnv)
-			if err != nil {
-				t.Fatalf("%s: %v", rule, err)
-			}
-			fmt.Fprintln(&b, rule)
-			for _, r := range c.PipelineRules() {
-				fmt.Fprintf(&b, "  %s %s %q ttl=%s max=%d range=%s addressee=%q ignore=%q\n",
-					r.Hook, r.Action, r.Topic, r.TTL, r.MaxReturned, r.TimeRange, r.Addressee, r.IgnoreClients)
-			}
-			for _, w := range c.Warnings() {
-				fmt.Fprintln(&b, "  warning:", w)
-			}
-			if err := c.PrintRules(&b); err != nil {
-				t.Fatal(err)
-			}
+			preset(withRules("  - "+rule), rule)
 		}
 	}
+	const lone = "{preset: emqx-backend-dynamo, sink: s}"
+	preset([]byte("sinks: {s: {type: sqlite, path: s.db}}\nrules: ["+lone+"]\n"), lone+", where no broker can subscribe clients")
 	golden(t, "testdata/presets.golden", b.Bytes())
 }
 

@@ -37,6 +37,7 @@ func (c Config) Validate() error {
 	c.checkSpool(&faults)
 	c.checkRules(&faults)
 	c.checkDelivery(&faults)
+	c.checkAPI(&faults)
 	if d := c.Shutdown.Drain; d+leave >= c.Kafka.SessionTimeout {
 		faults.add("shutdown.drain", "%s and %s more must be less than kafka.session_timeout (%s): no heartbeats are sent while a process drains",
 			formatDuration(d), formatDuration(leave), formatDuration(c.Kafka.SessionTimeout))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,7 +195,14 @@ A preset stands for what EMQX 4 had for the store. Its options are those of the 
 - ` + "`emqx-offline-cassandra`" + `: the rule action "save offline messages to Cassandra", that is on_message_publish,
   on_message_fetch_for_queue and on_message_acked_for_queue. It is the same as ` + "`action: save_offline_messages`" + ` on the topic.
 - ` + "`emqx-backend-dynamo`" + `: the hooks of emqx_backend_dynamo.conf, all but the one that is commented out there. It runs without
-  on_subscribe_lookup, on_retain_lookup and on_acked_delete, which are not in this version: the check and each start say so.
+  on_retain_lookup and on_acked_delete, which are not in this version, and without on_subscribe_lookup where the broker cannot be
+  asked to subscribe a client: the check and each start say so.
+
+on_subscribe_lookup gives a client its stored subscriptions back, those of the table mqtt_sub: on session.created when it comes with
+a new session, on client.connected whenever it comes. It needs a broker that subscribes clients when it is asked to: EMQX, by its
+HTTP API (` + "`delivery.api`" + `), or the embedded one with ` + "`delivery.to: direct`" + `. Anywhere else it is refused. The rows are yours, or
+on_subscribe_store and on_unsubscribe_delete write them. What the client itself says in the session stays. Replays follow as after
+a subscribe of the client's own.
 
 Both work on every type of sink. An action that is not in this version is refused where a rule names it itself.
 ` + "`restante convert`" + ` makes rules of a conf file, line by line.
@@ -229,7 +237,7 @@ func rows(b *strings.Builder, v reflect.Value, path string) {
 }
 
 func defaultText(f field, v reflect.Value) string {
-	if f.Key == "type" || f.Need && v.IsZero() || f.Need && v.Kind() == reflect.Slice && v.Len() == 0 {
+	if f.Key == "type" && !slices.Contains(f.One, "") || f.Need && v.IsZero() || f.Need && v.Kind() == reflect.Slice && v.Len() == 0 {
 		return "required"
 	}
 	if isEmpty(v) && v.Kind() != reflect.Bool && v.Kind() != reflect.Int && v.Type() != durationType || v.Kind() == reflect.Pointer && v.IsNil() {

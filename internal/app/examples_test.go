@@ -14,8 +14,11 @@ func TestExamplesAreAccepted(t *testing.T) {
 	t.Parallel()
 	const folder = "../../examples"
 	warnings := map[string][]string{
-		"mqtt5-plain.yaml":      {"rules[0]: no source tells message.acked: what is delivered live stays stored until a replay delivers it again"},
-		"seed-2-dynamodb.yaml":  {"rules[0]: preset emqx-backend-dynamo runs without what is not in this version: on_subscribe_lookup, on_retain_lookup, on_acked_delete"},
+		"mqtt5-plain.yaml": {"rules[0]: no source tells message.acked: what is delivered live stays stored until a replay delivers it again"},
+		"seed-2-dynamodb.yaml": {
+			"rules[0]: preset emqx-backend-dynamo runs without what is not in this version: on_retain_lookup, on_acked_delete",
+			"rules[0]: preset emqx-backend-dynamo runs without on_subscribe_lookup: needs EMQX's HTTP API to subscribe clients: set delivery.api",
+		},
 		"mosquitto.yaml":        {"rules[0]: no source tells message.acked: what is delivered live stays stored until a replay delivers it again"},
 		"vernemq-webhook.yaml":  {"rules[0]: no source tells message.acked: what is delivered live stays stored until a replay delivers it again"},
 		"emqx-4-exhook.yaml":    nil,

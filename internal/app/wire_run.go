@@ -296,6 +296,11 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 	if err != nil {
 		return err
 	}
+	restore, end, err := w.resubscriber(pub)
+	if err != nil {
+		return errors.Join(err, g.Close())
+	}
+	defer end()
 	joined := w.joining(group, g)
 	producer := w.Kafka.Producer()
 	reader := w.Kafka.Log(group)
@@ -315,7 +320,7 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 		helpers.Run(fn)
 	}
 	r := &pipeline.Replayer{
-		Reader: reader, Topics: w.Topics, Group: group, Plan: w.Rules.Plan, Sinks: read, Publisher: pub, Producer: producer,
+		Reader: reader, Topics: w.Topics, Group: group, Plan: w.Rules.Plan, Sinks: read, Publisher: pub, Resubscriber: restore, Producer: producer,
 		Evidence: pipeline.Evidence(c.Delivery.Evidence), Aliases: c.envelopes(), Dead: w.deadLetters(producer, group, "replayer"), Minter: w.Minter,
 		Source: "restante/replayer", Limits: w.replayLimits(), Backoff: pipeline.DefaultBackoff, Metrics: w.Metrics,
 		Log: w.Process.Log, Now: time.Now,
