@@ -44,7 +44,7 @@ func (b *Broker) Resubscribe(ctx context.Context, client event.ClientID, subs []
 	defer w.subscribing.leave()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(b.work, func() { cancel(errStopping) })()
+	defer context.AfterFunc(b.work, func() { cancel(errStopping) })() //nolint:contextcheck // whichever ends first
 
 	if w.own {
 		b.cfg.Count(mqtt.CountOwnEvent)

@@ -177,12 +177,11 @@ func TestTheLogHasTheLastWord(t *testing.T) {
 	last := map[string]bool{}
 	s.ledger.mu.Lock()
 	for _, e := range s.ledger.events {
-		switch e := e.(type) {
-		case event.Subscribed:
+		if e, ok := e.(event.Subscribed); ok {
 			last[e.Filter.String()] = true
-		case event.Unsubscribed:
+		}
+		if e, ok := e.(event.Unsubscribed); ok {
 			last[e.Filter.String()] = false
-		default:
 		}
 	}
 	s.ledger.mu.Unlock()
