@@ -209,7 +209,7 @@ func TestAResubscribeLeavesNothingBehind(t *testing.T) {
 		filters = append(filters, fmt.Sprint("t/", i))
 	}
 	list := subs(t, 1, filters...)
-	for i := range 60 {
+	for i := range 30 {
 		id := fmt.Sprint("dev", i%3)
 		dev := s.dial(t, mqtttest.Options{ID: id})
 		var wg sync.WaitGroup
@@ -234,6 +234,7 @@ func TestAResubscribeLeavesNothingBehind(t *testing.T) {
 			next.Disconnect()
 			next = s.dial(t, mqtttest.Options{ID: id})
 		}
+		time.Sleep(50 * time.Millisecond) // mochi clears the session of a connection that has ended beside the next one
 		for _, f := range []string{"t/1", "t/250", "t/499"} {
 			s.publish(t, pub, 1, f, "x")
 		}
