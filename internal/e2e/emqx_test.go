@@ -37,13 +37,13 @@ type ruleBroker struct {
 
 // startRuleBroker listens on the address until the test ends. Its rules on messages are about these topics, which must leave out
 // restante/events: an ack of an event there would be an event again.
-func startRuleBroker(t *testing.T, addr string, topics ...string) {
+func startRuleBroker(t *testing.T, addr string, topics ...string) *ruleBroker {
 	t.Helper()
-	startPostingBroker(t, addr, "", topics...)
+	return startPostingBroker(t, addr, "", topics...)
 }
 
 // startPostingBroker is startRuleBroker with rules that post what happens.
-func startPostingBroker(t *testing.T, addr, post string, topics ...string) {
+func startPostingBroker(t *testing.T, addr, post string, topics ...string) *ruleBroker {
 	t.Helper()
 	b := &ruleBroker{
 		t: t, post: post, minter: event.Minter{Node: 0xF49D_0000_01D4, Now: time.Now}, ids: map[string]string{}, flight: map[string]packets.Packet{},
@@ -66,6 +66,7 @@ func startPostingBroker(t *testing.T, addr, post string, topics ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.server.Close() }) // the test is over
+	return b
 }
 
 func (b *ruleBroker) Provides(hook byte) bool {
