@@ -349,6 +349,9 @@ func (r *Rules) connected(e event.Connected) Plan {
 			}
 		}
 	}
+	if len(p.Ops) > 0 {
+		p.Skipped = ""
+	}
 	return p
 }
 
