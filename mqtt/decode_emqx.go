@@ -29,6 +29,9 @@ type EMQX struct {
 	Own func(event.ClientID) bool
 	// Template is where replays are published to; zero = to their own topic.
 	Template Template
+	// Events are the filters by which the events come. What is published there is an event and no message, also where a rule of
+	// EMQX covers its own output and tells of that.
+	Events []event.Filter
 }
 
 var _ Decoder = EMQX{}
@@ -231,6 +234,9 @@ func (d EMQX) published(r ruleEvent) (event.Event, error) {
 	topic, err := event.ParseTopic(r.Topic)
 	if err != nil {
 		return nil, &Refusal{CountRefusedTopic, err}
+	}
+	if slices.ContainsFunc(d.Events, func(f event.Filter) bool { return f.Match(topic) }) {
+		return nil, &Refusal{CountOwnEvent, ErrOwn}
 	}
 	payload, err := r.payload()
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/mqtt"
 )
 
@@ -38,7 +39,7 @@ func emqx(t testing.TB) mqtt.EMQX {
 	}
 	return mqtt.EMQX{
 		Source: "restante/emqx", Minter: &event.Minter{Node: 3, Now: func() time.Time { return captured }}, Secret: secret,
-		Own: ownClient, Template: template(t, mqtt.DefaultTemplate),
+		Own: ownClient, Template: template(t, mqtt.DefaultTemplate), Events: []event.Filter{eventtest.Filter(t, "restante/events")},
 	}
 }
 
@@ -184,17 +185,18 @@ func TestEMQXRefusesWhatIsNoEvent(t *testing.T) {
 		packet mqtt.Packet
 		want   mqtt.Counter
 	}{
-		"no JSON":                   {mqtt.Packet{Topic: "restante/events", Payload: []byte("hello")}, mqtt.CountRefusedJSON},
-		"an array":                  {mqtt.Packet{Topic: "restante/events", Payload: []byte("[]")}, mqtt.CountRefusedJSON},
-		"nothing":                   {mqtt.Packet{Topic: "restante/events", Payload: []byte{}}, mqtt.CountRefusedJSON},
-		"no event":                  {with(publish, "event", nil), mqtt.CountRefusedJSON},
-		"a publish without payload": {with(publish, "payload", nil), mqtt.CountRefusedJSON},
-		"a payload in bad base64":   {with(publish, "payload_b64", "%"), mqtt.CountRefusedJSON},
-		"a publish to a wildcard":   {with(publish, "topic", "t/+"), mqtt.CountRefusedTopic},
-		"a QoS of 3":                {with(publish, "qos", 3), mqtt.CountRefusedJSON},
-		"a replay of ours":          {with(publish, "pub_props", map[string]any{"User-Property-Pairs": pairs}), mqtt.CountReplay},
-		"our client without mark":   {with(publish, "clientid", "restante-x"), mqtt.CountOwnRefused},
-		"our own subscribe":         {with(subscribe, "clientid", "restante-x"), mqtt.CountOwnEvent},
+		"no JSON":                              {mqtt.Packet{Topic: "restante/events", Payload: []byte("hello")}, mqtt.CountRefusedJSON},
+		"an array":                             {mqtt.Packet{Topic: "restante/events", Payload: []byte("[]")}, mqtt.CountRefusedJSON},
+		"nothing":                              {mqtt.Packet{Topic: "restante/events", Payload: []byte{}}, mqtt.CountRefusedJSON},
+		"no event":                             {with(publish, "event", nil), mqtt.CountRefusedJSON},
+		"a publish without payload":            {with(publish, "payload", nil), mqtt.CountRefusedJSON},
+		"a payload in bad base64":              {with(publish, "payload_b64", "%"), mqtt.CountRefusedJSON},
+		"a publish to a wildcard":              {with(publish, "topic", "t/+"), mqtt.CountRefusedTopic},
+		"a QoS of 3":                           {with(publish, "qos", 3), mqtt.CountRefusedJSON},
+		"a replay of ours":                     {with(publish, "pub_props", map[string]any{"User-Property-Pairs": pairs}), mqtt.CountReplay},
+		"our client without mark":              {with(publish, "clientid", "restante-x"), mqtt.CountOwnRefused},
+		"our own subscribe":                    {with(subscribe, "clientid", "restante-x"), mqtt.CountOwnEvent},
+		"an event of a rule that feeds itself": {with(publish, "topic", "restante/events"), mqtt.CountOwnEvent},
 		"an event dropped on its way to us": {
 			with(map[string]any{"event": "delivery.dropped", "reason": "queue_full", "topic": "restante/events"}, "clientid", "restante-x"), mqtt.CountGap,
 		},

@@ -46,7 +46,8 @@ func TestConvertedConfPassesTheCheck(t *testing.T) {
 		wants(t, "configuration", string(text), "${"+name+"}")
 	}
 	code, out, errs = call("check", "--offline", "-c", config)
-	if code != app.ExitOK || errs != "" {
+	// The hooks of the file are on "#", and so would a rule of EMQX be that covers its own output.
+	if code != app.ExitOK || strings.Count(errs, "warning") != 1 || !strings.Contains(errs, "feed itself") {
 		t.Errorf("check: exit code %d: %s", code, errs)
 	}
 	wants(t, "effective configuration", out, "kafka-2:9092", "mqtts://emqx:8883", "region: us-west-2", "endpoint: http://localhost:8000", "msgid_format: base62", "on_message_retain")

@@ -151,6 +151,9 @@ func (c Config) Warnings() []string {
 				warn("%s: on_message_store keeps a history of %q and on_message_acked_for_queue removes from it what is acked", at, p.Topic)
 			}
 		case pipeline.OnMessagePublish:
+			if source, filter := c.eventsIn(p.Topic); source != "" {
+				warn("%s: %q covers %q, by which sources.%s hears of EMQX's events: these are left out here, but a rule of EMQX FROM %q would feed itself, so name narrower topics there", at, p.Topic, filter, source, p.Topic)
+			}
 			if !has(pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub) {
 				warn("%s: messages of %q are stored in %s and no rule fetches them", at, p.Topic, p.Sink)
 			}
@@ -164,4 +167,19 @@ func (c Config) Warnings() []string {
 		}
 	}
 	return out
+}
+
+// eventsIn is a source of EMQX's events, and its filter, that a topic filter overlaps; "" when there is none.
+func (c Config) eventsIn(topic event.Filter) (source, filter string) {
+	for _, name := range sortedKeys(c.Sources) {
+		if m := c.Sources[name].MQTT; m == nil || m.Decode != decodeEMQX {
+			continue
+		}
+		for _, f := range c.SourceFilters(name) {
+			if parsed, err := event.ParseFilter(f); err == nil && overlap(parsed, topic) {
+				return name, f
+			}
+		}
+	}
+	return "", ""
 }

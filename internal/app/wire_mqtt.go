@@ -70,7 +70,7 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 		if err != nil {
 			return nil, err
 		}
-		decoder = mqtt.EMQX{Source: "restante/" + name, Minter: w.Minter, Secret: secret, Own: w.Rules.Own, Template: template}
+		decoder = mqtt.EMQX{Source: "restante/" + name, Minter: w.Minter, Secret: secret, Own: w.Rules.Own, Template: template, Events: filters}
 	} else {
 		plain := mqtt.Plain{Source: "restante/" + name, Minter: w.Minter, Secret: secret}
 		if s.FetchTopic != "" {
