@@ -47,10 +47,10 @@ func (c *Client) Ping(ctx context.Context) error {
 	defer cancel()
 	fresh, done := c.fresh()
 	defer done()
-	return c.again(ctx, func() error {
+	return c.unreachable(c.again(ctx, func() error {
 		_, err := fresh.Metadata(ctx, &kafka.MetadataRequest{})
-		return c.unreachable(err)
-	})
+		return err
+	}))
 }
 
 func (c *Client) unreachable(err error) error {
