@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
 )
@@ -18,7 +17,7 @@ import (
 func TestDemoPasses(t *testing.T) {
 	t.Parallel()
 	p := e2etest.Start(t, "restante", "demo")
-	if code := p.Code(90 * time.Second); code != 0 {
+	if code := p.Code(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	for step := 1; step <= 7; step++ {
@@ -41,7 +40,7 @@ func TestDemoPasses(t *testing.T) {
 func TestDemoFailsWhenAStepDoes(t *testing.T) {
 	t.Parallel()
 	p := e2etest.Start(t, "restante", "demo")
-	p.AwaitOut("\n(2) ", 60*time.Second)
+	p.AwaitOut("\n(2) ")
 	dir := regexp.MustCompile(`data in (\S+)`).FindStringSubmatch(p.Out())
 	b, err := os.ReadFile(filepath.Join(dir[1], "restante.lock"))
 	if err != nil {
@@ -54,7 +53,7 @@ func TestDemoFailsWhenAStepDoes(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if code := p.Code(60 * time.Second); code != 1 {
+	if code := p.Code(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	wants(t, "demo", p.Out(), "\nFAILED: ")

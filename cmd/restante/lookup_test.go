@@ -36,7 +36,7 @@ admin: {listen: ""}
 	}
 	begin := func() *e2etest.Process {
 		p := e2etest.Start(t, "restante", "up", "-d", filepath.Join(dir, "data"), "-c", config)
-		p.AwaitOut(broker, 30*time.Second)
+		p.AwaitOut(broker)
 		return p
 	}
 	p := begin()
@@ -47,7 +47,7 @@ admin: {listen: ""}
 	c.Disconnect()
 	for round, restart := range []bool{false, true} {
 		if restart {
-			p.Stop(15 * time.Second)
+			p.Stop()
 			p = begin()
 		}
 		for i := 1; i <= 3; i++ {
@@ -70,5 +70,5 @@ admin: {listen: ""}
 		e2etest.Quiet(t, c, 300*time.Millisecond)
 		c.Disconnect()
 	}
-	p.Stop(15 * time.Second)
+	p.Stop()
 }

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
 )
@@ -44,7 +43,7 @@ func startUp(t *testing.T, dir string, args ...string) stack {
 	t.Helper()
 	args = append([]string{"up", "-d", dir, "--listen", "127.0.0.1:0", "-o", "json"}, args...)
 	s := stack{Process: e2etest.Start(t, "restante", args...)}
-	s.AwaitOut("\n", 40*time.Second)
+	s.AwaitOut("\n")
 	if err := json.Unmarshal([]byte(s.Out()), &s.at); err != nil {
 		t.Fatalf("%v: %s", err, s.Out())
 	}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
@@ -35,7 +34,7 @@ func TestReadyMeansThatClientsAreServed(t *testing.T) {
 	}
 	_, body := e2etest.Get(t, admin, "/readyz")
 	wants(t, "readyz", body, "kafka", "sink local", "sources", "group restante.replayer", "group restante.writer.local")
-	p.Stop(15 * time.Second)
+	p.Stop()
 	if status, _ := e2etest.Get(t, admin, "/livez"); status != 0 {
 		t.Errorf("livez after the end: %d", status)
 	}
@@ -55,7 +54,7 @@ func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	moved := func(name string, want float64, labels ...string) {
 		t.Helper()
 		var got float64
-		e2etest.Await(t, 20*time.Second, fmt.Sprintf("%s %v at %v", name, labels, want), func() bool {
+		e2etest.Await(t, fmt.Sprintf("%s %v at %v", name, labels, want), func() bool {
 			got = e2etest.Metric(t, s.at.Admin, name, labels...)
 			return got >= want
 		})
@@ -129,7 +128,7 @@ log: {level: debug}
 	if err := c.Publish(t.Context(), e2etest.Message("t/1", strings.Repeat(payload, 80_000))); err == nil {
 		t.Error("a packet over the limit was taken")
 	}
-	s.Stop(15 * time.Second)
+	s.Stop()
 	for _, marker := range []string{payload, password, secret} {
 		if text := s.Out() + s.Log(); strings.Contains(text, marker) {
 			t.Errorf("%q is in the log:\n%.3000s", marker, text[max(0, strings.Index(text, marker)-500):])

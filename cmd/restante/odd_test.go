@@ -32,7 +32,7 @@ func TestEveryPayloadUpToTheLimitComesBackBitByBit(t *testing.T) {
 			topic := "bytes/" + name
 			e2etest.Publish(t, s.at.mqtt(), topic, string(payload))
 			if len(payload) > 0 { // so that the replay comes from the database as well as from the tail
-				e2etest.Await(t, 20*time.Second, "a row", func() bool {
+				e2etest.Await(t, "a row", func() bool {
 					_, rows := e2etest.Table(t, s.at.database(), "mqtt_msg")
 					return slices.ContainsFunc(rows, func(r []string) bool { return r[0] == topic })
 				})
@@ -95,7 +95,7 @@ func TestOddButLegalTopicsAndClientIDsWork(t *testing.T) {
 			id := ids[i%len(ids)] + fmt.Sprint(i)
 			e2etest.Publish(t, s.at.mqtt(), topic, "stored "+topic)
 			if i%2 == 0 {
-				e2etest.Await(t, 20*time.Second, "a row", func() bool {
+				e2etest.Await(t, "a row", func() bool {
 					_, rows := e2etest.Table(t, s.at.database(), "mqtt_msg")
 					return slices.ContainsFunc(rows, func(r []string) bool { return r[0] == topic })
 				})

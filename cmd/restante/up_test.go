@@ -21,7 +21,7 @@ func TestUpSaysWhereEverythingIsAndWhatToTry(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := e2etest.Start(t, "restante", "up", "-d", dir, "--listen", "127.0.0.1:0")
-	p.AwaitOut("mosquitto_sub", 40*time.Second)
+	p.AwaitOut("mosquitto_sub")
 	wants(t, "greeting", p.Out(), "restante is up", "  mqtt      127.0.0.1:", "  kafka     127.0.0.1:", "  admin     http://127.0.0.1:",
 		"  database  "+filepath.Join(dir, "restante.db"), "  data      "+dir,
 		"  mosquitto_pub -h 127.0.0.1 -p ", " -q 1 -t t/1 -m hello\n", "  mosquitto_sub -h 127.0.0.1 -p ", " -q 1 -t t/1 -v\n")
@@ -32,7 +32,7 @@ func TestUpSaysWhereEverythingIsAndWhatToTry(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	p.Stop(15 * time.Second)
+	p.Stop()
 	if took := time.Since(began); took > 8*time.Second {
 		t.Errorf("it took %v to end after SIGTERM", took)
 	}
@@ -43,7 +43,7 @@ func TestASecondUpOnTheSameDirectoryIsRefusedByName(t *testing.T) {
 	dir := t.TempDir()
 	first := startUp(t, dir)
 	second := e2etest.Start(t, "restante", "up", "-d", dir, "--listen", "127.0.0.1:0")
-	if code := second.Code(20 * time.Second); code != 1 {
+	if code := second.Code(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	wants(t, "stderr", second.Log(), "data directory "+dir+" is in use by process "+strconv.Itoa(first.Pid()), "--data")
@@ -89,9 +89,9 @@ kafka: {messages: {partitions: 4}, sessions: {partitions: 4}}
 	load := e2etest.StartLoad(t, addr, "load/%d", 3, 5*time.Millisecond)
 	for i, how := range []string{"SIGKILL", "SIGTERM", "SIGKILL"} {
 		before := load.Acked()
-		e2etest.Await(t, 30*time.Second, "50 more PUBACKs", func() bool { return load.Acked() >= before+50 })
+		e2etest.Await(t, "50 more PUBACKs", func() bool { return load.Acked() >= before+50 })
 		if how == "SIGTERM" {
-			s.Stop(15 * time.Second)
+			s.Stop()
 		} else {
 			s.Kill()
 		}
@@ -99,11 +99,11 @@ kafka: {messages: {partitions: 4}, sessions: {partitions: 4}}
 		s = start()
 	}
 	before := load.Acked()
-	e2etest.Await(t, 30*time.Second, "50 more PUBACKs", func() bool { return load.Acked() >= before+50 })
+	e2etest.Await(t, "50 more PUBACKs", func() bool { return load.Acked() >= before+50 })
 	acked := load.Stop()
 	e2etest.AwaitAll(t, addr, "device", "load/#", acked)
 	e2etest.AwaitRows(t, s.at.database(), 0)
-	s.Stop(15 * time.Second)
+	s.Stop()
 }
 
 // A device gets half of its messages, the stack dies, and the device gets the rest, none of the first half.
@@ -166,9 +166,9 @@ func TestAMessageRightBeforeTheSubscribeIsReplayedAThousandTimes(t *testing.T) {
 func TestASignalDuringTheStartEndsItInPeace(t *testing.T) {
 	t.Parallel()
 	p := e2etest.Start(t, "restante", "up", "-d", t.TempDir(), "--listen", "127.0.0.1:0")
-	p.AwaitLog(`"msg":"starting"`, 20*time.Second)
+	p.AwaitLog(`"msg":"starting"`)
 	p.Signal(syscall.SIGTERM)
-	if code := p.Code(15 * time.Second); code != 0 {
+	if code := p.Code(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }

@@ -57,7 +57,7 @@ func TestARecordThatIsNotOursGoesWholeToTheDeadLettersAndTheOthersGoOn(t *testin
 	const writer, replayer = "restante.writer.history", "restante.replayer"
 	want := map[origin]int{{"mqtt.messages", writer}: 2 * partitions, {"mqtt.sessions", writer}: partitions, {"mqtt.sessions", replayer}: partitions}
 	var got map[origin]int
-	e2etest.Await(t, 20*time.Second, "all dead letters", func() bool {
+	e2etest.Await(t, "all dead letters", func() bool {
 		got = map[origin]int{}
 		for _, m := range s.records("mqtt.dead") {
 			got[origin{header(m, "restante_dead_topic"), header(m, "restante_dead_by")}]++
@@ -122,12 +122,12 @@ func (s *setup) durableKafka() *kfake.Cluster {
 
 func (s *setup) notReady(process, because string) {
 	s.t.Helper()
-	e2etest.Await(s.t, 20*time.Second, process+" answers", func() bool {
+	e2etest.Await(s.t, process+" answers", func() bool {
 		status, _ := e2etest.Get(s.t, s.admin[process], "/livez")
 		return status == http.StatusOK
 	})
 	var body string
-	e2etest.Await(s.t, 20*time.Second, process+" says why it is not ready: "+because, func() bool {
+	e2etest.Await(s.t, process+" says why it is not ready: "+because, func() bool {
 		var status int
 		status, body = e2etest.Get(s.t, s.admin[process], "/readyz")
 		return status == http.StatusServiceUnavailable && strings.Contains(body, because)
@@ -148,7 +148,7 @@ func TestAnUnreachableKafkaIsWaitedForAtTheStartAndInTheMiddle(t *testing.T) {
 	}
 	for name, p := range all {
 		s.notReady(name, "refused")
-		p.AwaitLog(`"msg":"not there yet, will retry"`, 10*time.Second)
+		p.AwaitLog(`"msg":"not there yet, will retry"`)
 	}
 	cluster = s.durableKafka()
 	for _, name := range []string{"ingest", "writer", "replayer"} {
@@ -177,7 +177,7 @@ func TestAnUnreachableBrokerIsWaitedFor(t *testing.T) {
 	s.startAll("writer")
 	replayer := s.begin("replayer") // the broker that it delivers to is in ingest
 	s.notReady("replayer", "delivery")
-	replayer.AwaitLog("refused", 10*time.Second)
+	replayer.AwaitLog("refused")
 	ingest := s.start("ingest")
 	e2etest.AwaitReady(t, s.admin["replayer"])
 	e2etest.Publish(t, s.broker, "t/1", "one", "two")
@@ -197,7 +197,7 @@ func TestAMissingTopicEndsAProcessWithWhatToDo(t *testing.T) {
 	startKafka(t, s.kafka)
 	for _, name := range []string{"ingest", "writer"} {
 		p := s.begin(name)
-		if code := p.Code(30 * time.Second); code != 1 {
+		if code := p.Code(); code != 1 {
 			t.Errorf("%s: exit code %d, want 1", name, code)
 		}
 		if !strings.Contains(p.Log(), `topic mqtt.messages is missing: run \"restante migrate\"`) {
@@ -212,7 +212,7 @@ func TestAFaultyConfigurationEndsEachProcessAtOnce(t *testing.T) {
 	for _, name := range []string{"ingest", "writer", "replayer"} {
 		file := s.write("bad.yaml", "kafka: {brokers: \"127.0.0.1:1\", messages: {partitons: 3}}\nwriter: {hold: soon}\n")
 		p := e2etest.Start(t, name, "-config", file)
-		if code := p.Code(20 * time.Second); code != 2 {
+		if code := p.Code(); code != 2 {
 			t.Errorf("%s: exit code %d, want 2", name, code)
 		}
 		for _, want := range []string{name + ": ", "2 faults", "kafka.messages.partitons", "partitions", "line 1", "writer.hold", "line 2"} {

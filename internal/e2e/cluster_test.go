@@ -23,7 +23,7 @@ func (w *world) leader(nodes stack.Cluster) *stack.Server {
 			w.t.Logf("last error: %v", err)
 		}
 	}()
-	e2etest.Await(w.t, patience, "all partitions have a leader that knows its end", func() bool { // one that was elected right now does not
+	e2etest.Await(w.t, "all partitions have a leader that knows its end", func() bool {
 		if meta, err = w.client().Metadata(w.t.Context(), &kafka.MetadataRequest{Topics: []string{w.name + ".messages"}}); err == nil {
 			ends, _, err = w.ends(w.t.Context(), "messages", w.group("nobody"))
 		}
@@ -64,27 +64,27 @@ func TestALeaderThatDiesLosesNothingAcknowledged(t *testing.T) {
 	all := w.startAll("ingest", "writer")
 
 	load := e2etest.StartLoad(t, w.broker, "t/load/%d", 3, calm)
-	progress(t, load, 150, patience)
+	progress(t, load, 150)
 	for round := range 2 { // another leader the second time, while the first one catches up
 		dead := w.leader(nodes)
 		if err := dead.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		progress(t, load, 150, patience)
+		progress(t, load, 150)
 		t.Logf("round %d: 150 PUBACKs within %v after the leader was killed", round+1, time.Since(began).Round(100*time.Millisecond))
 		if err := dead.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	acked := load.Stop()
-	all["ingest"].Stop(20 * time.Second)
-	w.awaitCommitted("cassandra", patience)
-	w.awaitCommitted("dynamodb", patience)
+	all["ingest"].Stop()
+	w.awaitCommitted("cassandra")
+	w.awaitCommitted("dynamodb")
 	b := w.book()
 	promised(t, b, acked)
 	for _, look := range looks {
-		awaitStored(t, look, b.published, patience)
+		awaitStored(t, look, b.published)
 	}
 	t.Logf("%d PUBACKs, %d rows in each store; the longest time without a PUBACK was %v", len(acked), len(b.published), load.Stall().Round(10*time.Millisecond))
 	for name, p := range all {

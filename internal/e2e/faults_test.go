@@ -62,7 +62,7 @@ func TestAWriteWithoutAnAnswerIsNotDone(t *testing.T) {
 			look := s.look(t, w)
 			writer := w.startAll("ingest", "writer")["writer"]
 			e2etest.Publish(t, w.broker, "t/1", "answered")
-			w.awaitCommitted("history", 30*time.Second)
+			w.awaitCommitted("history")
 			_, before, err := w.ends(t.Context(), "messages", w.group("history"))
 			if err != nil {
 				t.Fatal(err)
@@ -71,11 +71,11 @@ func TestAWriteWithoutAnAnswerIsNotDone(t *testing.T) {
 
 			wire.Set(proxy.Swallow)
 			e2etest.Publish(t, w.broker, "t/1", "not answered")
-			e2etest.Await(t, 30*time.Second, "it is there", func() bool {
+			e2etest.Await(t, "it is there", func() bool {
 				tables, err := look.dump(t.Context())
 				return err == nil && strings.Contains(strings.Join(tables["mqtt_msg"], ""), `"not answered"`)
 			})
-			e2etest.Await(t, 40*time.Second, "three retries", func() bool {
+			e2etest.Await(t, "three retries", func() bool {
 				if _, now, err := w.ends(t.Context(), "messages", w.group("history")); err == nil && !cmp.Equal(now, before) {
 					t.Fatalf("committed %v, want %v: nobody has answered", now, before)
 				}
@@ -86,9 +86,9 @@ func TestAWriteWithoutAnAnswerIsNotDone(t *testing.T) {
 			}
 			wire.Set(proxy.Pass)
 			began := time.Now()
-			w.awaitCommitted("history", 30*time.Second)
+			w.awaitCommitted("history")
 			t.Logf("%s: %d bytes of answers were swallowed; committed %v after one came", name, wire.Swallowed(), time.Since(began).Round(100*time.Millisecond))
-			awaitStored(t, look, w.book().waiting(), 10*time.Second)
+			awaitStored(t, look, w.book().waiting())
 			times(t, writer, 1, applyFails)
 		})
 	}
@@ -121,7 +121,7 @@ func TestOnePoisonRowInABatchLeavesTheOthersInOrder(t *testing.T) {
 				e2etest.Send(t, c, "t/1", payload)
 			}
 			w.start("writer")
-			w.awaitCommitted("history", 30*time.Second)
+			w.awaitCommitted("history")
 			rows, err := look.messages(t.Context())
 			if err != nil {
 				t.Fatal(err)

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/segmentio/kafka-go"
@@ -39,7 +38,7 @@ func (w *world) rewind(group string) {
 		}
 	}
 	var last error
-	e2etest.Await(w.t, 30*time.Second, "the offsets of "+group+" are set", func() bool {
+	e2etest.Await(w.t, "the offsets of "+group+" are set", func() bool {
 		res, err := w.client().OffsetCommit(w.t.Context(), &kafka.OffsetCommitRequest{GroupID: group, GenerationID: -1, Topics: topics})
 		if last = err; err != nil {
 			return false
@@ -90,8 +89,8 @@ func TestTheWholeLogAgainChangesNothing(t *testing.T) {
 			}
 		}
 	}
-	w.awaitCommitted("cassandra", time.Minute)
-	w.awaitCommitted("dynamodb", time.Minute)
+	w.awaitCommitted("cassandra")
+	w.awaitCommitted("dynamodb")
 	one := e2etest.Subscribe(t, w.broker, "one", "t/few")
 	e2etest.Receive(t, one, 10)
 	if _, err := one.Unsubscribe(t.Context(), "t/few"); err != nil {
@@ -110,8 +109,8 @@ func TestTheWholeLogAgainChangesNothing(t *testing.T) {
 	}
 	half.Cut()
 	one.Disconnect()
-	all["replayer"].Stop(20 * time.Second)
-	all["ingest"].Stop(20 * time.Second)
+	all["replayer"].Stop()
+	all["ingest"].Stop()
 	b := w.book()
 	if len(b.acked) != 50 {
 		t.Fatalf("%d messages are acknowledged, want 50", len(b.acked))
@@ -119,10 +118,10 @@ func TestTheWholeLogAgainChangesNothing(t *testing.T) {
 
 	before := map[string]map[string][]string{}
 	for sink, look := range looks {
-		w.awaitCommitted(sink, time.Minute)
-		awaitStored(t, look, b.waiting(), 30*time.Second)
+		w.awaitCommitted(sink)
+		awaitStored(t, look, b.waiting())
 	}
-	all["writer"].Stop(20 * time.Second)
+	all["writer"].Stop()
 	for sink, look := range looks {
 		var err error
 		if before[sink], err = look.dump(t.Context()); err != nil {
@@ -132,7 +131,7 @@ func TestTheWholeLogAgainChangesNothing(t *testing.T) {
 	}
 	w.start("writer")
 	for sink, look := range looks {
-		w.awaitCommitted(sink, time.Minute)
+		w.awaitCommitted(sink)
 		after, err := look.dump(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -94,7 +93,7 @@ func TestSubscriptionsComeBackThroughTheAPI(t *testing.T) {
 	all := s.startAll("ingest", "writer", "replayer")
 
 	c := e2etest.Subscribe(t, s.broker, "device/1", "t/1")
-	e2etest.Await(t, 30*time.Second, "the subscription is stored", func() bool {
+	e2etest.Await(t, "the subscription is stored", func() bool {
 		_, rows := e2etest.Table(t, s.database, "mqtt_sub")
 		return len(rows) == 1
 	})
@@ -103,7 +102,7 @@ func TestSubscriptionsComeBackThroughTheAPI(t *testing.T) {
 
 	a.away.Store(true)
 	c = e2etest.DialWith(t, s.broker, mqtttest.Options{ID: "device/1", Version: mqtttest.V5})
-	all["replayer"].AwaitLog("HTTP 503", 30*time.Second)
+	all["replayer"].AwaitLog("HTTP 503")
 	all["replayer"].Kill()
 	replayer := s.begin("replayer")
 	a.away.Store(false)
@@ -126,7 +125,7 @@ func TestSubscriptionsComeBackThroughTheAPI(t *testing.T) {
 		t.Errorf("%d subscriptions were made, want 1", n)
 	}
 	e2etest.AwaitRows(t, s.database, 0)
-	replayer.Stop(10 * time.Second)
-	all["writer"].Stop(10 * time.Second)
-	all["ingest"].Stop(10 * time.Second)
+	replayer.Stop()
+	all["writer"].Stop()
+	all["ingest"].Stop()
 }

@@ -115,7 +115,7 @@ func (s *setup) answerAll(c *mqtttest.Client, got []mqtttest.Message) {
 		}
 		answer(t, forger, m, "offline/ack/device-2")
 	}
-	e2etest.Await(t, 20*time.Second, "the forged answers are counted", func() bool {
+	e2etest.Await(t, "the forged answers are counted", func() bool {
 		return e2etest.Metric(t, s.admin["ingest"], "restante_mqtt_events_total", `kind="refused_answer"`) == float64(len(got))
 	})
 	time.Sleep(1500 * time.Millisecond) // longer than the writer holds anything back

@@ -30,15 +30,12 @@ const (
 	gentle = 120 * time.Millisecond
 )
 
-// patience is how long a test waits for what must come, on a machine that is busy with other things.
-const patience = 3 * time.Minute
-
 // fresh is how old the oldest message that is not stored may be where nothing is wrong: messages are held for a second.
 const fresh = 3500 * time.Millisecond
 
 // awaitFresh waits until the store holds all that had its PUBACK before, and of what came since all but the newest. It gives how
 // long that took.
-func awaitFresh(t *testing.T, s plainStore, load *e2etest.Load, within time.Duration) time.Duration {
+func awaitFresh(t *testing.T, s plainStore, load *e2etest.Load) time.Duration {
 	t.Helper()
 	began := time.Now()
 	var rows int
@@ -49,7 +46,7 @@ func awaitFresh(t *testing.T, s plainStore, load *e2etest.Load, within time.Dura
 			t.Logf("%d rows, %d PUBACKs, the lag is %v, a look takes %v (last error: %v)", rows, load.Acked(), lag, took, err)
 		}
 	}()
-	e2etest.Await(t, within, "the store has caught up", func() bool {
+	e2etest.Await(t, "the store has caught up", func() bool {
 		asked := time.Now()
 		var have map[string]bool
 		if have, err = payloadsOf(t.Context(), s); err == nil {
@@ -61,10 +58,10 @@ func awaitFresh(t *testing.T, s plainStore, load *e2etest.Load, within time.Dura
 }
 
 // progress waits for more PUBACKs.
-func progress(t *testing.T, load *e2etest.Load, more int, within time.Duration) {
+func progress(t *testing.T, load *e2etest.Load, more int) {
 	t.Helper()
 	before := load.Acked()
-	e2etest.Await(t, within, fmt.Sprintf("%d more PUBACKs", more), func() bool { return load.Acked() >= before+more })
+	e2etest.Await(t, fmt.Sprintf("%d more PUBACKs", more), func() bool { return load.Acked() >= before+more })
 }
 
 const (
@@ -78,7 +75,7 @@ const (
 func calmWriter(t *testing.T, writer *e2etest.Process, sink string) (before int) {
 	t.Helper()
 	named := `"sink":"` + sink + `"`
-	e2etest.Await(t, patience, "the writer is at peace with "+sink, func() bool {
+	e2etest.Await(t, "the writer is at peace with "+sink, func() bool {
 		before = said(writer, applyFails, named)
 		return before == said(writer, appliesNow, named)
 	})
@@ -121,26 +118,26 @@ func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
 			ingest, writer := w.begin("ingest"), w.begin("writer")
 			e2etest.AwaitReady(t, w.admin["ingest"])
 			load := e2etest.StartLoad(t, w.broker, "t/load/%d", 3, pace)
-			writer.AwaitLog(notThere, patience)
-			progress(t, load, 50, patience)
+			writer.AwaitLog(notThere)
+			progress(t, load, 50)
 			time.Sleep(long(3*time.Second, time.Minute))
 			w.notReady("writer", "sink history")
 			if err := server.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			took := awaitFresh(t, look, load, patience)
+			took := awaitFresh(t, look, load)
 			t.Logf("%s was away at the start: caught up %v after it was back, %d PUBACKs", kind, took, load.Acked())
 			times(t, writer, 1, notThere, `"what":"sink history"`)
 
 			w.start("replayer")
 			visitor := e2etest.StartVisitor(t, w.broker, "visitor", "t/load/0")
-			progress(t, load, 50, patience)
+			progress(t, load, 50)
 			before := calmWriter(t, writer, "history")
 			if err := server.Kill(); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(long(10*time.Second, time.Minute))
-			progress(t, load, 1, patience) // nobody waits for the store
+			progress(t, load, 1) // nobody waits for the store
 			saidOnce(t, writer, "history", before)
 			if err := server.Start(t.Context()); err != nil {
 				t.Fatal(err)
@@ -148,7 +145,7 @@ func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
 			began := time.Now()
 			had := visitor.Stop() // what it takes is not in the store: the lag of the other topics tells
 			others := map[string]bool{}
-			e2etest.Await(t, patience, "the store has caught up", func() bool {
+			e2etest.Await(t, "the store has caught up", func() bool {
 				asked := time.Now()
 				have, err := payloadsOf(t.Context(), look)
 				clear(others)
@@ -163,11 +160,11 @@ func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
 			})
 			t.Logf("%s was killed: caught up %v after it was back", kind, time.Since(began).Round(100*time.Millisecond))
 			acked := load.Stop()
-			ingest.Stop(20 * time.Second) // all that happened is in Kafka now
-			w.awaitCommitted("history", patience)
+			ingest.Stop() // all that happened is in Kafka now
+			w.awaitCommitted("history")
 			b := w.book()
 			promised(t, b, acked)
-			awaitStored(t, look, b.waiting(), patience)
+			awaitStored(t, look, b.waiting())
 			if len(b.acked) == 0 {
 				t.Error("the visitor has acknowledged nothing")
 			}
@@ -215,7 +212,7 @@ func TestAReplayerWaitsForNoOtherSink(t *testing.T) {
 	w.begin("writer")
 	e2etest.Publish(t, w.broker, "t/1", "one", "two", "three")
 	look := lookCassandra(t, addresses["cassandra"], w.name)
-	e2etest.Await(t, patience, "three rows in cassandra", func() bool {
+	e2etest.Await(t, "three rows in cassandra", func() bool {
 		have, err := payloadsOf(t.Context(), look)
 		return err == nil && len(have) == 3
 	})
@@ -245,19 +242,19 @@ func TestASinkThatIsDownStallsNoOther(t *testing.T) {
 	w.start("ingest")
 	writer := w.begin("writer")
 	load := e2etest.StartLoad(t, w.broker, "t/load/%d", 2, calm)
-	writer.AwaitLog(notThere, patience)
-	progress(t, load, 50, patience)
-	took := awaitFresh(t, looks["cassandra"], load, patience)
+	writer.AwaitLog(notThere)
+	progress(t, load, 50)
+	took := awaitFresh(t, looks["cassandra"], load)
 	t.Logf("dynamodb is down at the start: cassandra was up to date %v after 50 PUBACKs", took)
 	times(t, writer, 1, notThere, `"what":"sink dynamodb"`)
 	wires["dynamodb"].Set(proxy.Pass)
-	took = awaitFresh(t, looks["dynamodb"], load, patience)
+	took = awaitFresh(t, looks["dynamodb"], load)
 	t.Logf("dynamodb was down at the start: caught up %v after it was back", took)
 
 	for down, up := range map[string]string{"cassandra": "dynamodb", "dynamodb": "cassandra"} {
 		before := calmWriter(t, writer, down)
 		wires[down].Set(proxy.Refuse)
-		progress(t, load, 1, patience)
+		progress(t, load, 1)
 		var most time.Duration
 		for until := time.Now().Add(long(10*time.Second, 10*time.Minute)); time.Now().Before(until); time.Sleep(400 * time.Millisecond) {
 			asked := time.Now()
@@ -272,16 +269,16 @@ func TestASinkThatIsDownStallsNoOther(t *testing.T) {
 		}
 		saidOnce(t, writer, down, before)
 		wires[down].Set(proxy.Pass)
-		took := awaitFresh(t, looks[down], load, patience)
+		took := awaitFresh(t, looks[down], load)
 		t.Logf("while %s was down the lag of %s was at most %v; it caught up %v after it was back", down, up, most.Round(10*time.Millisecond), took)
 	}
 	acked := load.Stop()
-	w.awaitCommitted("cassandra", patience)
-	w.awaitCommitted("dynamodb", patience)
+	w.awaitCommitted("cassandra")
+	w.awaitCommitted("dynamodb")
 	b := w.book()
 	promised(t, b, acked)
 	for _, look := range looks {
-		awaitStored(t, look, b.waiting(), patience)
+		awaitStored(t, look, b.waiting())
 	}
 	if writer.Ended() {
 		t.Error("the writer has ended")

@@ -89,7 +89,7 @@ func (w *world) migrate() {
 			w.t.Log(err)
 		}
 	}()
-	e2etest.Await(w.t, 90*time.Second, "topics and tables are made", func() bool {
+	e2etest.Await(w.t, "topics and tables are made", func() bool {
 		err = migrateAll(w.t.Context(), w.config("migrate"))
 		return err == nil
 	})
@@ -133,7 +133,7 @@ func (w *world) ends(ctx context.Context, topic, group string) (ends, committed 
 }
 
 // awaitCommitted waits until the writers of the sink have committed all of both topics.
-func (w *world) awaitCommitted(sink string, within time.Duration) {
+func (w *world) awaitCommitted(sink string) {
 	w.t.Helper()
 	var ends, committed map[int]int64
 	defer func() {
@@ -142,7 +142,7 @@ func (w *world) awaitCommitted(sink string, within time.Duration) {
 		}
 	}()
 	for _, topic := range []string{"messages", "sessions"} {
-		e2etest.Await(w.t, within, "all "+topic+" committed for "+sink, func() bool {
+		e2etest.Await(w.t, "all "+topic+" committed for "+sink, func() bool {
 			var err error
 			if ends, committed, err = w.ends(w.t.Context(), topic, w.group(sink)); err != nil {
 				return false
@@ -180,7 +180,7 @@ func (w *world) book() book {
 	ctx, cancel := context.WithTimeout(w.t.Context(), 40*time.Second)
 	defer cancel()
 	var ends map[int]int64
-	e2etest.Await(w.t, 40*time.Second, "the end offsets of messages", func() bool {
+	e2etest.Await(w.t, "the end offsets of messages", func() bool {
 		var err error
 		ends, _, err = w.ends(ctx, "messages", w.group("nobody"))
 		return err == nil
@@ -223,7 +223,7 @@ type plainStore interface {
 }
 
 // awaitStored waits until the store holds exactly these messages, each once.
-func awaitStored(t *testing.T, s plainStore, want map[string]stored, within time.Duration) {
+func awaitStored(t *testing.T, s plainStore, want map[string]stored) {
 	t.Helper()
 	var got map[string]stored
 	var err error
@@ -243,7 +243,7 @@ func awaitStored(t *testing.T, s plainStore, want map[string]stored, within time
 			t.Logf("%d rows, want %d: %d are missing, %d too many (last error: %v)", len(got), len(want), missing, extra, err)
 		}
 	}()
-	e2etest.Await(t, within, "the store holds what it must", func() bool {
+	e2etest.Await(t, "the store holds what it must", func() bool {
 		got, err = s.messages(t.Context())
 		return err == nil && cmp.Equal(got, want)
 	})

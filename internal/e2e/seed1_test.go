@@ -52,7 +52,7 @@ const seedOptions = `
 func (w *world) restante(args ...string) (code int, out string) {
 	w.t.Helper()
 	p := e2etest.StartFile(w.t, e2etest.Build(w.t, "cmd/restante"), args...)
-	code = p.Code(60 * time.Second)
+	code = p.Code()
 	if p.Log() != "" {
 		w.t.Logf("restante %q wrote to stderr: %s", args, p.Log())
 	}
@@ -132,7 +132,7 @@ func TestSeed1(t *testing.T) {
 	}
 	ended := time.Now()
 	var rows []map[string]any
-	e2etest.Await(t, 30*time.Second, "three rows", func() bool {
+	e2etest.Await(t, "three rows", func() bool {
 		rows = look.rows(t, "SELECT * FROM {}.mqtt_msg WHERE topic IN ('t/1', 't/2', 'u/1')")
 		return len(rows) >= 3
 	})
@@ -175,10 +175,10 @@ func TestSeed1(t *testing.T) {
 	}
 
 	// It has acknowledged them: they are gone.
-	e2etest.Await(t, 30*time.Second, "the messages are gone", func() bool {
+	e2etest.Await(t, "the messages are gone", func() bool {
 		return len(look.rows(t, "SELECT topic FROM {}.mqtt_msg WHERE topic = 't/1'")) == 0
 	})
-	e2etest.Await(t, 30*time.Second, "the acked row", func() bool {
+	e2etest.Await(t, "the acked row", func() bool {
 		rows = look.rows(t, "SELECT * FROM {}.acked")
 		return len(rows) > 0 && rows[0]["msgid"] == ids[0]
 	})

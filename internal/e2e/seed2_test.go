@@ -58,7 +58,7 @@ func awaitItem(t *testing.T, p plainDynamoDB, table string, with map[string]valu
 			t.Logf("%s: %v", table, all)
 		}
 	}()
-	e2etest.Await(t, 30*time.Second, fmt.Sprintf("%s has %v", table, with), func() bool {
+	e2etest.Await(t, fmt.Sprintf("%s has %v", table, with), func() bool {
 		all = seedItems(t, p, table)
 		for _, it := range all {
 			sub := map[string]value{}
@@ -179,7 +179,7 @@ func (w seed2) tell(t *testing.T, more func()) {
 	if err := c.Publish(t.Context(), mqtttest.Message{Topic: "testtopic", QoS: 1, Retain: true}); err != nil {
 		t.Fatal(err)
 	}
-	e2etest.Await(t, 30*time.Second, "the retained message is gone", func() bool {
+	e2etest.Await(t, "the retained message is gone", func() bool {
 		for _, it := range look.scan(t, "mqtt_retain") {
 			if it["payload"] != nil && it["topic"]["S"] == "testtopic" {
 				return false
@@ -196,7 +196,7 @@ func (w seed2) tell(t *testing.T, more func()) {
 	}
 	wantItem(t, "mqtt_acked", awaitItem(t, look, "mqtt_acked", map[string]value{"topic": s("test")}),
 		map[string]value{"topic": s("test"), "msgid": s(id), "clientid": s("mqttjs_861e582a70")}, began)
-	e2etest.Await(t, 30*time.Second, "the message is gone from both tables", func() bool {
+	e2etest.Await(t, "the message is gone from both tables", func() bool {
 		for _, table := range []string{"mqtt_msg", "mqtt_topic_msg_map"} {
 			for _, it := range look.scan(t, table) {
 				if it["topic"]["S"] == "test" {
@@ -231,7 +231,7 @@ func tellSubscriptions(t *testing.T, broker string, look plainDynamoDB) {
 	if _, err := dynamo.Unsubscribe(t.Context(), "test-dynamo-sub-2"); err != nil {
 		t.Fatal(err)
 	}
-	e2etest.Await(t, 30*time.Second, "the subscription is gone", func() bool { return len(look.scan(t, "mqtt_sub")) == 2 })
+	e2etest.Await(t, "the subscription is gone", func() bool { return len(look.scan(t, "mqtt_sub")) == 2 })
 }
 
 // TestSeed2History is the hook that the manual's conf file has commented out: every QoS is stored, for the record only.

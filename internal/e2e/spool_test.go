@@ -157,7 +157,7 @@ func (l *hookLoad) check(t *testing.T, s *setup) {
 // drained waits until nothing is left in the spool.
 func (s *setup) drained() {
 	s.t.Helper()
-	e2etest.Await(s.t, time.Minute, "the spool is empty", func() bool {
+	e2etest.Await(s.t, "the spool is empty", func() bool {
 		return e2etest.Metric(s.t, s.admin["ingest"], "restante_ingest_spooling") == 0 &&
 			e2etest.Metric(s.t, s.admin["ingest"], "restante_ingest_spool_records") == 0
 	})
@@ -190,7 +190,7 @@ func TestNoCallIsSlowAndNothingIsLostWhileKafkaIsAway(t *testing.T) {
 	time.Sleep(4 * time.Second)
 	s.drained() // in spite of the load
 	load.stop()
-	ingest.Stop(20 * time.Second)
+	ingest.Stop()
 	if load.failed > 0 {
 		t.Errorf("%d calls failed", load.failed)
 	}
@@ -227,13 +227,13 @@ func TestTheSpoolOutlivesItsProcess(t *testing.T) {
 	}
 	config := strings.ReplaceAll(s.configure(e2etest.FreeAddr(t)), s.broker, e2etest.FreeAddr(t))
 	other := e2etest.Start(t, "ingest", "-config", s.write("other.yaml", config))
-	if code := other.Code(20 * time.Second); code != 1 || said(other, fmt.Sprintf("is in use by process %d: stop it", ingest.Pid())) == 0 {
+	if code := other.Code(); code != 1 || said(other, fmt.Sprintf("is in use by process %d: stop it", ingest.Pid())) == 0 {
 		t.Errorf("a second process on the same spool ended with %d, want 1 and who has it:\n%s", code, other.Log())
 	}
 	load.start(t, s.broker)
 	time.Sleep(time.Second)
 	load.stop()
-	ingest.Stop(20 * time.Second)
+	ingest.Stop()
 
 	ingest = s.start("ingest")
 	load.start(t, s.broker)
@@ -241,7 +241,7 @@ func TestTheSpoolOutlivesItsProcess(t *testing.T) {
 	s.durableKafka()
 	s.drained()
 	load.stop()
-	ingest.Stop(20 * time.Second)
+	ingest.Stop()
 	load.check(t, s)
 }
 
@@ -251,7 +251,7 @@ func TestAMissingTopicIsAnErrorBehindASpoolToo(t *testing.T) {
 	s := newSpoolSetup(t)
 	ingest := s.start("ingest")
 	startKafka(t, s.kafka)
-	if code := ingest.Code(30 * time.Second); code != 1 {
+	if code := ingest.Code(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	if said(ingest, `topic mqtt.messages is missing: run \"restante migrate\"`) == 0 {

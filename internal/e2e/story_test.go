@@ -64,7 +64,7 @@ func TestThreeProcessesTellTheStory(t *testing.T) {
 		t.Errorf("publishes in Kafka (-want +got):\n%s", diff)
 	}
 	for _, name := range []string{"replayer", "writer", "ingest"} {
-		all[name].Stop(10 * time.Second)
+		all[name].Stop()
 	}
 }
 
@@ -78,11 +78,11 @@ func TestThreeProcessesLoseNothingWhenEachIsEndedAndKilled(t *testing.T) {
 	progress := func(n int) {
 		t.Helper()
 		before := load.Acked()
-		e2etest.Await(t, 40*time.Second, fmt.Sprintf("%d more PUBACKs", n), func() bool { return load.Acked() >= before+n })
+		e2etest.Await(t, fmt.Sprintf("%d more PUBACKs", n), func() bool { return load.Acked() >= before+n })
 	}
 	progress(50)
 	for _, name := range []string{"writer", "replayer", "ingest"} {
-		all[name].Stop(10 * time.Second)
+		all[name].Stop()
 		if name != "ingest" {
 			progress(30)
 		}
@@ -112,6 +112,6 @@ func TestThreeProcessesLoseNothingWhenEachIsEndedAndKilled(t *testing.T) {
 	e2etest.AwaitAll(t, s.broker, "last", "t/load/#", left)
 	e2etest.AwaitRows(t, s.database, 0) // what was acked is gone
 	for _, name := range []string{"replayer", "writer", "ingest"} {
-		all[name].Stop(10 * time.Second)
+		all[name].Stop()
 	}
 }

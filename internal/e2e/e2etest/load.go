@@ -118,7 +118,7 @@ func (l *Load) LagOf(topics string, stored map[string]bool, now time.Time) time.
 func AwaitAll(t *testing.T, addr, id, filter string, want map[string]bool) {
 	t.Helper()
 	c := Subscribe(t, addr, id, filter)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
 	defer cancel()
 	missing := make(map[string]bool, len(want))
 	for p := range want {

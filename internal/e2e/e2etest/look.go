@@ -39,7 +39,7 @@ func Get(t *testing.T, addr, path string) (status int, body string) {
 func AwaitReady(t *testing.T, addr string) {
 	t.Helper()
 	var first, body string
-	for until := time.Now().Add(40 * time.Second); time.Now().Before(until); time.Sleep(25 * time.Millisecond) {
+	for until := time.Now().Add(Patience); time.Now().Before(until); time.Sleep(25 * time.Millisecond) {
 		var status int
 		status, body = Get(t, addr, "/readyz")
 		if first == "" && status != 0 {
@@ -131,7 +131,7 @@ func Table(t *testing.T, file, table string) (columns []string, rows [][]string)
 func AwaitRows(t *testing.T, file string, n int) {
 	t.Helper()
 	var rows [][]string
-	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+	for until := time.Now().Add(Patience); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
 		if _, rows = Table(t, file, "mqtt_msg"); len(rows) == n {
 			return
 		}

@@ -135,23 +135,23 @@ func (p *Process) Signal(s os.Signal) {
 	}
 }
 
-// Stop is SIGTERM. It fails the test unless the process ends with code 0 in time.
-func (p *Process) Stop(within time.Duration) {
+// Stop is SIGTERM. It fails the test unless the process ends with code 0, which says that it was in time by its own configuration.
+func (p *Process) Stop() {
 	p.t.Helper()
 	p.Signal(syscall.SIGTERM)
-	if code := p.Code(within); code != 0 {
+	if code := p.Code(); code != 0 {
 		p.t.Errorf("%s ended with code %d after SIGTERM, want 0", p.name, code)
 	}
 }
 
 // Code waits for the end of the process and returns its exit code.
-func (p *Process) Code(within time.Duration) int {
+func (p *Process) Code() int {
 	p.t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(within):
+	case <-time.After(Patience):
 		p.Signal(syscall.SIGQUIT) // say where it hangs
-		p.t.Fatalf("%s has not ended within %v", p.name, within)
+		p.t.Fatalf("%s has not ended within %v", p.name, Patience)
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
@@ -167,32 +167,32 @@ func (p *Process) Ended() bool {
 }
 
 // AwaitOut waits until stdout holds the text.
-func (p *Process) AwaitOut(text string, within time.Duration) {
+func (p *Process) AwaitOut(text string) {
 	p.t.Helper()
-	p.await("stdout", text, within, p.Out)
+	p.await("stdout", text, p.Out)
 }
 
 // AwaitLog waits until the log holds the text.
-func (p *Process) AwaitLog(text string, within time.Duration) {
+func (p *Process) AwaitLog(text string) {
 	p.t.Helper()
-	p.await("stderr", text, within, p.Log)
+	p.await("stderr", text, p.Log)
 }
 
-func (p *Process) await(where, text string, within time.Duration, read func() string) {
+func (p *Process) await(where, text string, read func() string) {
 	p.t.Helper()
-	for until := time.Now().Add(within); !strings.Contains(read(), text); time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(Patience); !strings.Contains(read(), text); time.Sleep(20 * time.Millisecond) {
 		if p.Ended() && !strings.Contains(read(), text) || time.Now().After(until) {
-			p.t.Fatalf("%s has not written %q to %s within %v", p.name, text, where, within)
+			p.t.Fatalf("%s has not written %q to %s within %v", p.name, text, where, Patience)
 		}
 	}
 }
 
 // Await waits until the condition holds.
-func Await(t *testing.T, within time.Duration, what string, holds func() bool) {
+func Await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for until := time.Now().Add(within); !holds(); time.Sleep(25 * time.Millisecond) {
+	for until := time.Now().Add(Patience); !holds(); time.Sleep(25 * time.Millisecond) {
 		if time.Now().After(until) {
-			t.Fatalf("not within %v: %s", within, what)
+			t.Fatalf("not within %v: %s", Patience, what)
 		}
 	}
 }
