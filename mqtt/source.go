@@ -56,7 +56,7 @@ type Source struct {
 	order order
 	conns []*conn
 
-	refusals Rarely
+	refusals pipeline.Rarely
 }
 
 var _ pipeline.Source = (*Source)(nil)

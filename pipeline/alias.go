@@ -32,7 +32,7 @@ func (o *owner) resolve(ctx context.Context, rec Record, e event.Acked) {
 	o.jobs.Go(func() { // ends with the ack's way into the log, or with ctx; Own waits for it
 		w := event.Encode(e, event.Route{Kind: event.Messages, Key: e.Topic.String()}, r.Now())
 		out := Outgoing{Topic: r.Topics.Messages, Wire: w}
-		if err := r.retry(ctx, "log the ack", func() error { return appendAndWait(ctx, r.Producer, out) }); err != nil {
+		if err := r.retry(ctx, "log the ack", "", func() error { return appendAndWait(ctx, r.Producer, out) }); err != nil {
 			return // not finished: who owns the partition then reads it again
 		}
 		c.ack(e.Message)

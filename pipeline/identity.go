@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,16 +12,18 @@ const (
 	maxApart     = 5 * time.Minute
 	repairedLife = 10 * time.Minute
 	mostRepaired = 10_000 // in each half of that
-	sayPause     = time.Minute
 )
 
 // identities are the ids that did not fit, and got others. They are safe for concurrent use.
 type identities struct {
 	some atomic.Bool // no ack needs the lock as long as nothing was repaired
 
-	mu       sync.Mutex
-	repaired Recent[event.ID, event.ID] // as it came → as it is stored
-	said     time.Time
+	repaired *SafeRecent[event.ID, event.ID] // as it came → as it is stored
+	said     Rarely
+}
+
+func newIdentities() *identities {
+	return &identities{repaired: NewSafeRecent[event.ID, event.ID](mostRepaired, repairedLife)}
 }
 
 // identify gives a publish whose id does not fit its time an id that does: with the other it would expire at once, or never, or lie
@@ -36,19 +37,14 @@ func (i *Ingest) identify(e event.Published) event.Published {
 		return e
 	}
 	n := i.ids
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if now := time.Now(); n.said.IsZero() || now.Sub(n.said) >= sayPause {
-		n.said = now
+	n.said.Say(func(before int) {
 		i.Log.Warn("a broker's clock is wrong: set it by NTP", "source", e.Source, "published_ahead_of_us", ahead.Round(time.Second),
-			"id_apart_from_publish", e.ID.Time().Sub(e.At).Round(time.Second))
-	}
+			"id_apart_from_publish", e.ID.Time().Sub(e.At).Round(time.Second), "unsaid", before)
+	})
 	if repair {
 		came := e.ID
 		e.ID = came.WithTime(e.At)
 		i.Metrics.RepairedIDs.Inc()
-		n.repaired.Limit, n.repaired.Age = mostRepaired, repairedLife
-		n.repaired.Tick(time.Now())
 		n.repaired.Put(came, e.ID)
 		n.some.Store(true)
 	}
@@ -60,8 +56,6 @@ func (n *identities) stored(id event.ID) event.ID {
 	if !n.some.Load() {
 		return id
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if other := n.repaired.Get(id); !other.IsZero() {
 		return other
 	}

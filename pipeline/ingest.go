@@ -103,7 +103,7 @@ func (p *promise) resolve(err error) {
 // NewIngest returns an Ingest with the fields of i and its queue made.
 func NewIngest(i Ingest) *Ingest {
 	const depth = 1 << 16
-	i.queue, i.gate, i.ids = make(chan queued, depth), &gate{}, &identities{}
+	i.queue, i.gate, i.ids = make(chan queued, depth), &gate{}, newIdentities()
 	return &i
 }
 

@@ -244,11 +244,11 @@ func (j *job) view(ctx context.Context) (*View, event.ID, error) {
 }
 
 func (j *job) retry(ctx context.Context, what string, do func() error) error {
-	return j.o.r.retry(ctx, what+" of sink "+j.replay.Sink, do)
+	return j.o.r.retry(ctx, what, j.replay.Sink, do)
 }
 
 // retry repeats what is transient until ctx ends. A store that refuses for good is retried too: the writers end the process.
-func (r *Replayer) retry(ctx context.Context, what string, do func() error) error {
+func (r *Replayer) retry(ctx context.Context, what, sink string, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
 		if err == nil {
@@ -258,7 +258,7 @@ func (r *Replayer) retry(ctx context.Context, what string, do func() error) erro
 			return context.Cause(ctx)
 		}
 		if attempt == 1 {
-			r.Log.WarnContext(ctx, "replay waits, will retry", "what", what, "err", err)
+			r.Log.WarnContext(ctx, "replay waits, will retry", "what", what, "sink", sink, "err", err)
 		}
 		if err := Sleep(ctx, r.Backoff.Delay(attempt)); err != nil {
 			return err

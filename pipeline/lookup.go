@@ -140,7 +140,7 @@ func (l *lookup) try(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var subs []sinks.Sub
-	err := r.retry(ctx, "read stored subscriptions", func() (err error) {
+	err := r.retry(ctx, "read stored subscriptions", l.rs.Sink, func() (err error) {
 		subs, err = r.Sinks[l.rs.Sink].Store.Subs(ctx, l.c.id)
 		return err
 	})
@@ -150,7 +150,7 @@ func (l *lookup) try(ctx context.Context) (string, error) {
 	subs = l.readable(subs)
 	var left []sinks.Sub
 	var res Resubscribed
-	err = r.retry(ctx, "restore subscriptions", func() (err error) {
+	err = r.retry(ctx, "restore subscriptions", l.rs.Sink, func() (err error) {
 		if left = l.left(subs); len(left) == 0 {
 			return nil
 		}

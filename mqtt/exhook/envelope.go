@@ -2,7 +2,6 @@ package exhook
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -10,7 +9,6 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
-	"github.com/restante/restante/pipeline"
 )
 
 const (
@@ -21,8 +19,7 @@ const (
 // onPublish is the call for a publish: an envelope is opened, everything else is an event.
 func (s *Server) onPublish() grpc.StreamDesc {
 	const name = "OnMessagePublish"
-	events := on(s, name, s.published, ignore)
-	events.Handler = func(_ any, stream grpc.ServerStream) error {
+	return grpc.StreamDesc{StreamName: name, Handler: func(_ any, stream grpc.ServerStream) error {
 		r := &exhookpb.MessagePublishRequest{}
 		if err := stream.RecvMsg(r); err != nil {
 			return s.unread(name, err)
@@ -31,8 +28,7 @@ func (s *Server) onPublish() grpc.StreamDesc {
 			return stream.SendMsg(s.open(stream.Context(), name, m))
 		}
 		return answer(s, stream, name, r, s.published, ignore)
-	}
-	return events
+	}}
 }
 
 // open answers the publish of an envelope with the replay in it, once its alias stands in the log: so it stands there before the
@@ -62,7 +58,7 @@ func (s *Server) open(ctx context.Context, name string, m *exhookpb.Message) *ex
 		})
 		return nothing
 	}
-	s.aliases.put(broker, known{e.Message, alias.Topic})
+	s.aliases.Put(broker, known{e.Message, alias.Topic})
 	return instead(m, e.Topic.String(), nil)
 }
 
@@ -91,26 +87,4 @@ func instead(m *exhookpb.Message, topic string, headers map[string]string) *exho
 type known struct {
 	message event.ID
 	topic   event.Topic
-}
-
-// aliases are the ids that the broker gave to replays which this server has opened. What it forgets, and what another server has
-// opened, the replayer knows from the log.
-type aliases struct {
-	mu     sync.Mutex
-	recent pipeline.Recent[event.ID, known]
-}
-
-func (a *aliases) put(broker event.ID, k known) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.recent.Limit, a.recent.Age = mostAlias, aliasLife
-	a.recent.Tick(time.Now())
-	a.recent.Put(broker, k)
-}
-
-func (a *aliases) get(broker event.ID) (known, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	k := a.recent.Get(broker)
-	return k, !k.message.IsZero()
 }

@@ -142,7 +142,7 @@ func (s *Server) acked(r *exhookpb.MessageAckedRequest) (event.Event, error) {
 	e := event.Acked{Head: s.head(m.GetNode()), Topic: topic, Client: c, Message: id}
 	if own {
 		e.Replayed, e.Topic = true, s.original(mqtt.Envelope{Topic: topic})
-		if k, ok := s.aliases.get(id); ok {
+		if k := s.aliases.Get(id); !k.message.IsZero() {
 			e.Message, e.Topic = k.message, k.topic
 		} else {
 			e.Message, e.BrokerID = event.ID{}, id // another server has opened the envelope: its alias is in the log

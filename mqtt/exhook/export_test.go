@@ -5,11 +5,15 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/pipeline"
 )
 
 // Translate reads a request as a server would that runs nowhere.
 func Translate(hook string, request []byte, count func(mqtt.Counter)) (event.Event, error) {
-	s := &Server{cfg: Config{Source: "restante/emqx", Count: count, Log: slog.New(slog.DiscardHandler)}}
+	s := &Server{
+		cfg:     Config{Source: "restante/emqx", Count: count, Log: slog.New(slog.DiscardHandler)},
+		aliases: pipeline.NewSafeRecent[event.ID, known](mostAlias, aliasLife),
+	}
 	switch hook {
 	case "OnClientConnected":
 		return translate(request, s.connected)

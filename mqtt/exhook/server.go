@@ -106,8 +106,9 @@ type Server struct {
 	listener net.Listener
 	slots    chan struct{} // one for each call under way
 
-	gaps, refusals, held mqtt.Rarely
-	aliases              aliases
+	gaps, refusals, held pipeline.Rarely
+	// By the broker's id. What it forgets, and what another server has opened, the replayer knows from the log.
+	aliases *pipeline.SafeRecent[event.ID, known]
 
 	// Of the run: how events are handed over, and the context of what was taken, which outlives the run's by the drain.
 	accept pipeline.Accept
@@ -132,7 +133,9 @@ func Open(cfg Config) (*Server, error) {
 		c.NextProtos = []string{"h2"}
 		l = tls.NewListener(l, c)
 	}
-	return &Server{cfg: cfg, listener: l, slots: make(chan struct{}, cfg.MaxCalls)}, nil
+	return &Server{
+		cfg: cfg, listener: l, slots: make(chan struct{}, cfg.MaxCalls), aliases: pipeline.NewSafeRecent[event.ID, known](mostAlias, aliasLife),
+	}, nil
 }
 
 // Addr is the address that the server listens on.

@@ -123,7 +123,7 @@ type Server struct {
 	listener net.Listener
 	slots    chan struct{} // one for each request under way
 
-	gaps, refusals mqtt.Rarely
+	gaps, refusals pipeline.Rarely
 
 	// Of the run: how events are handed over, and the context of what was taken, which outlives the run's by the drain.
 	accept pipeline.Accept
