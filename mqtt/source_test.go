@@ -204,7 +204,7 @@ func TestSourceKeepsItsConnectionWhileTheLogStalls(t *testing.T) {
 	b := startBroker(t, "127.0.0.1:0")
 	j, open := stalled()
 	s := b.server()
-	s.Keepalive = 4 * time.Second // the broker waits half of it longer: room for a slow machine
+	s.Keepalive = 12 * time.Second // the broker waits half of it longer: room for a slow machine
 	startSource(t, s, j, func(c *mqtt.SourceConfig) { c.ReceiveMaximum = 8 })
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 50))
 	time.Sleep(2*s.Keepalive + 500*time.Millisecond)

@@ -39,6 +39,8 @@ type Broker struct {
 	direct gate // calls of Publish
 	wills  wills
 	moving sync.WaitGroup // deliveries on their way from one connection to the next
+	// expiring are client ids that mochi is about to forget.
+	expiring gate
 }
 
 var (
@@ -147,6 +149,7 @@ func (b *Broker) stop(work context.Context) {
 	b.wills.flush()
 	b.moving.Wait()
 	<-b.direct.close()   // each ends with its connection
+	<-b.expiring.close() // mochi's loop still runs
 	_ = b.server.Close() // no client and no listener is left: stops mochi's own loop
 }
 

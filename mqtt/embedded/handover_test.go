@@ -14,6 +14,7 @@ import (
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/mqtttest"
 	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/sinks"
 )
 
 // office is a broker that a test sees from within, with the connection of one client.
@@ -187,5 +188,76 @@ func TestADeliveryStaysInFlightWhileAPacketOfItsIDIsInHand(t *testing.T) {
 			t.Errorf("packet of type %d goes by id %d: %v", in.FixedHeader.Type, got.PacketID, err)
 		}
 		o.holds(t, pk)
+	}
+}
+
+// mochi forgets a client id some time after it has found that its connection was not taken over.
+func TestAClientThatComesWhileItsConnectionEndsIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	forget := func(o *office) {
+		o.cl.ClearInflights()
+		o.server.UnsubscribeClient(o.cl)
+		o.server.Clients.Delete("dev")
+	}
+	for name, c := range map[string]struct{ ends, isOver func(*office) }{
+		"clean session":   {func(o *office) { o.OnDisconnect(o.cl, nil, true) }, func(o *office) { forget(o); o.w.unlock() }},
+		"expired session": {func(o *office) { o.OnClientExpired(o.cl) }, func(o *office) { o.server.Clients.Delete("dev") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := open(t)
+			c.ends(o)
+			dialed := make(chan *mqtttest.Client, 1)
+			go func() { // received from below
+				next, err := o.dial()
+				if err != nil {
+					t.Error(err)
+				}
+				dialed <- next
+			}()
+			time.Sleep(100 * time.Millisecond) // it would have come
+			c.isOver(o)
+			next := <-dialed
+			if next == nil {
+				return
+			}
+			t.Cleanup(next.Cut)
+			// A client that is forgotten gets no replay.
+			if codes, err := next.Subscribe(o.ctx, 1, "t"); err != nil || len(codes) != 1 || codes[0] != 1 {
+				t.Fatalf("subscribed with %v: %v", codes, err)
+			}
+			topic, _ := event.ParseTopic("t")
+			m := sinks.Message{ID: o.cfg.Minter.Mint(), Topic: topic, Payload: []byte("kept"), QoS: 1}
+			out, err := o.Publish(o.ctx, "dev", pipeline.Outgo{Message: m, QoS: 1})
+			if err != nil || out.NoSubscriber {
+				t.Fatalf("published with %+v: %v", out, err)
+			}
+			if m, err := next.Receive(o.ctx); err != nil || string(m.Payload) != "kept" {
+				t.Errorf("received %q: %v", m.Payload, err)
+			}
+		})
+	}
+}
+
+// A session expires at the moment at which its client is back: mochi forgets the id all the same.
+func TestAnExpiredSessionTakesNoConnectionWithIt(t *testing.T) {
+	t.Parallel()
+	o := open(t)
+	next, err := o.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(next.Cut)
+	now, _ := o.server.Clients.Get("dev")
+	if now == o.cl {
+		t.Fatal("it has not taken over")
+	}
+	o.OnClientExpired(o.cl)
+	o.server.Clients.Delete("dev")
+	for got := (*mochi.Client)(nil); got != now && o.ctx.Err() == nil; got, _ = o.server.Clients.Get("dev") {
+		time.Sleep(time.Millisecond)
+	}
+	if o.ctx.Err() != nil {
+		t.Error("its connection is forgotten")
 	}
 }

@@ -114,9 +114,6 @@ func (h *hook) expiry(cl *mochi.Client) time.Duration {
 // OnDisconnect ends a connection that was established.
 func (h *hook) OnDisconnect(cl *mochi.Client, err error, expire bool) {
 	w := wireOf(cl)
-	if expire && !cl.IsTakenOver() {
-		h.sessions.drop(cl.ID, w.session.Load())
-	}
 	why := reason(cl, err)
 	if w.slow.Load() {
 		h.cfg.Count(mqtt.CountSlowClient)
@@ -124,6 +121,17 @@ func (h *hook) OnDisconnect(cl *mochi.Client, err error, expire bool) {
 		why = "slow_client"
 	}
 	h.gone(w, why)
+	if !expire {
+		return
+	}
+	// mochi looks whether the connection was taken over and then forgets the client id, with whatever connection that has by
+	// then. So no other may come before mochi is through, which [Broker.finished] tells.
+	w.unlock = h.sessions.lock(cl.ID)
+	if cl.IsTakenOver() {
+		w.unlock()
+		return
+	}
+	h.sessions.drop(cl.ID, w.session.Load())
 }
 
 // gone tells of the end of a connection that was told of.
@@ -160,8 +168,29 @@ func reason(cl *mochi.Client, err error) string {
 	return strings.ReplaceAll(cause.Error(), " ", "_")
 }
 
-// OnClientExpired runs in mochi's loop: a session has outlived its expiry. mochi forgets the client, not its subscriptions.
+// OnClientExpired runs in mochi's loop: a session has outlived its expiry. mochi forgets the client, not its subscriptions. It
+// forgets the client id, with whatever connection that has by then: the client may come back at this moment.
 func (h *hook) OnClientExpired(cl *mochi.Client) {
+	if !h.expiring.enter() {
+		return // there are no connections any more
+	}
+	unlock := h.sessions.lock(cl.ID)
+	next, _ := h.server.Clients.Get(cl.ID)
+	go func() { // ends when mochi's loop has gone on; the end of Run waits for it
+		defer h.expiring.leave()
+		defer unlock()
+		soon := time.NewTicker(time.Millisecond)
+		defer soon.Stop()
+		for known := true; known; <-soon.C {
+			_, known = h.server.Clients.Get(cl.ID)
+		}
+		if next != nil && next != cl {
+			h.server.Clients.Add(next)
+		}
+	}()
+	if next != cl {
+		return
+	}
 	if w := wireOf(cl); w != nil {
 		h.sessions.drop(cl.ID, w.session.Load())
 	}

@@ -42,7 +42,7 @@ type wire struct {
 	receiveMax  uint16
 	maxPacket   int // 0 = any
 	connectedAt time.Time
-	unlock      func() // of the client id, held from the choice of the session to the CONNACK
+	unlock      func() // of the client id, held from the choice of the session to the CONNACK, and while mochi forgets it
 	will        *packets.Packet
 	willDelay   time.Duration
 
