@@ -1,11 +1,14 @@
 package pipeline
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // admission lets so many replays work at once, in the order in which they asked for it.
 type admission struct {
 	mu   sync.Mutex
-	free int
+	free int // below 0: so many must leave before one may come
 	line []*place
 }
 
@@ -20,13 +23,16 @@ func (a *admission) ask() *place {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := &place{come: make(chan struct{})}
-	if a.free > 0 {
-		a.free--
-		close(p.come)
-	} else {
-		a.line = append(a.line, p)
-	}
+	a.line = append(a.line, p)
+	a.admit()
 	return p
+}
+
+// waits reports whether somebody waits for a place.
+func (a *admission) waits() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.line, func(p *place) bool { return !p.gone })
 }
 
 // leave gives the place to the next in the line.
@@ -39,13 +45,26 @@ func (a *admission) leave(p *place) {
 		p.gone = true
 		return
 	}
-	for len(a.line) > 0 {
+	a.free++
+	a.admit()
+}
+
+// widen lets n more work at once, or n fewer when it is negative: then those that work go on.
+func (a *admission) widen(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.free += n
+	a.admit()
+}
+
+// admit gives what is free to the first in the line. The caller holds mu.
+func (a *admission) admit() {
+	for a.free > 0 && len(a.line) > 0 {
 		next := a.line[0]
 		a.line = a.line[1:]
 		if !next.gone {
+			a.free--
 			close(next.come)
-			return
 		}
 	}
-	a.free++
 }

@@ -30,9 +30,8 @@ type jobKey struct {
 // client is what an owner knows of one client: its replays and what they have sent. connectedAt, joined, gone, seen and
 // touched belong to the owner's goroutine.
 type client struct {
-	id     event.ClientID
-	window chan struct{} // a place for each un-acked message
-	pace   *rate.Limiter // nil = no limit
+	id   event.ClientID
+	pace *rate.Limiter // nil = no limit
 
 	connectedAt time.Time        // of the newest connection
 	joined      moment           // the last connect
@@ -41,6 +40,7 @@ type client struct {
 	touched     time.Time
 
 	mu     sync.Mutex
+	window window
 	jobs   map[jobKey]*job
 	flight map[event.ID]*flight // sent and not acked
 	landed map[event.ID]*flight // acked while a replay ran that may have looked before
@@ -170,7 +170,7 @@ func (c *client) land(id event.ID, f *flight) {
 	f.wait = nil
 	delete(c.flight, id)
 	close(f.over)
-	<-c.window
+	c.window.free()
 }
 
 // wait adds a replay to those that wait for a flight's end, and gives its place to others; false when the end has come.
@@ -199,10 +199,10 @@ func (c *client) place(ctx context.Context, j *job, id event.ID, patience time.D
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
-	case c.window <- struct{}{}:
+	case c.window.places <- struct{}{}:
 	default:
 		select {
-		case c.window <- struct{}{}:
+		case c.window.places <- struct{}{}:
 		case <-t.C:
 			return nil, nil, errNotAcking
 		case <-ctx.Done():
@@ -215,7 +215,7 @@ func (c *client) place(ctx context.Context, j *job, id event.ID, patience time.D
 		other = c.landed[id]
 	}
 	if ctx.Err() != nil || other != nil { // cancel holds mu: it sees this flight, or this sees the cancel
-		<-c.window
+		c.window.free()
 		return nil, other, context.Cause(ctx)
 	}
 	mine = &flight{job: j, at: time.Now(), acked: make(chan struct{}), over: make(chan struct{})}

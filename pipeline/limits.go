@@ -33,6 +33,9 @@ type ReplayLimits struct {
 	Patience time.Duration
 	// ClientRate and ProcessRate are the most messages a second to one client and from this process; 0 = no limit.
 	ClientRate, ProcessRate int
+	// Reads is how many reads of one store run at once; fewer while they take longer than ReadTarget on average.
+	Reads      int
+	ReadTarget time.Duration
 	// Lookups is the most lookups of stored subscriptions that read and call the broker at a time; the others wait.
 	Lookups int
 	// LookupPatience is how long a lookup waits for a lagging writer before it goes by what is stored.
@@ -46,5 +49,6 @@ var DefaultReplayLimits = ReplayLimits{
 	Window: 16, Active: 2000, Slice: 1000, AckTimeout: 30 * time.Second,
 	Retry:     []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute},
 	ClockSkew: 2 * time.Second, Settle: 10 * time.Second, Page: 500, Patience: 3 * time.Second,
+	Reads: 64, ReadTarget: 100 * time.Millisecond,
 	Lookups: 32, LookupPatience: 10 * time.Second, Drain: 10 * time.Second,
 }

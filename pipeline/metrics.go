@@ -34,6 +34,7 @@ type Metrics struct {
 	ReplayActive   prometheus.Gauge
 	ReplayParked   *prometheus.GaugeVec // reason
 	ReplayUnacked  prometheus.Gauge
+	ReadLimit      *prometheus.GaugeVec // sink
 	ReplayFirst    prometheus.Histogram
 	ReplayDuration prometheus.Histogram
 	Lookups        *prometheus.CounterVec // outcome
@@ -134,6 +135,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		ReplayActive:   single("restante_replay_active", "Replays under way."),
 		ReplayParked:   gauge("restante_replay_parked", "Replays that wait, by reason.", "reason"),
 		ReplayUnacked:  single("restante_replay_unacked_messages", "Messages of replays that are sent and not acknowledged."),
+		ReadLimit:      gauge("restante_replay_read_limit", "Reads of the sink that may run at once; it falls while they are slow.", "sink"),
 		ReplayFirst:    prometheus.NewHistogram(opts("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets)),
 		ReplayDuration: prometheus.NewHistogram(opts("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets)),
 		Lookups:        counter("restante_lookup_requests_total", "Lookups of a client's stored subscriptions, by how they ended.", "outcome"),
@@ -168,6 +170,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		m.Buffered.WithLabelValues(s)
 		m.BufferedBytes.WithLabelValues(s)
 		m.Stalled.WithLabelValues(s)
+		m.ReadLimit.WithLabelValues(s)
 		m.BatchRecords.WithLabelValues(s)
 		m.FlushSeconds.WithLabelValues(s)
 	}
@@ -178,7 +181,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	m.ReplayParked.WithLabelValues(parkedNotAcking)
 	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.RepairedIDs, m.SourceClock, m.Flushes, m.BatchRecords, m.FlushSeconds,
 		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
-		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked,
+		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit,
 		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
 	return m
 }

@@ -113,6 +113,60 @@ func TestARefillingWriterChangesNothing(t *testing.T) {
 	}
 }
 
+// Half of what the client takes at a time is for live messages.
+func TestTheWindowIsHalfOfTheReceiveMaximum(t *testing.T) {
+	t.Parallel()
+	story(t, nil, nil, func(t *testing.T, s *stack, b *broker) {
+		for _, c := range []struct {
+			receive uint16
+			want    int
+		}{{8, 4}, {0, 16}, {1, 1}, {3, 1}, {20, 10}, {65535, 16}} {
+			s.put(event.Connected{Head: s.head(), Client: "c", ConnectedAt: time.Now(), ReceiveMaximum: c.receive})
+			for i := range 40 {
+				s.keep("t/1", fmt.Sprint(i))
+			}
+			b.most = 0
+			b.behave(func(delivery) time.Duration { return 100 * time.Millisecond })
+			s.subscribe("c", "t/1")
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if b.most != c.want {
+				t.Errorf("up to %d messages were un-acked at a receive maximum of %d, want %d", b.most, c.receive, c.want)
+			}
+		}
+		s.settled(t)
+	})
+}
+
+// The window gets narrow while messages are on their way, which a connection that was taken over has left.
+func TestAWindowThatGetsNarrowStaysSo(t *testing.T) {
+	t.Parallel()
+	story(t, nil, nil, func(t *testing.T, s *stack, b *broker) {
+		for i := range 60 {
+			s.keep("t/1", fmt.Sprint(i))
+		}
+		b.behave(func(delivery) time.Duration { return 2 * time.Second })
+		s.subscribe("c", "t/1")
+		time.Sleep(time.Second)
+		if b.most != 16 {
+			t.Fatalf("%d messages were un-acked, want 16", b.most)
+		}
+		// It comes late, from another node: the replay goes on.
+		s.put(event.Connected{Head: event.Head{ID: s.minter.Mint(), Source: "restante/test", At: time.Now().Add(-time.Minute)}, Client: "c", ReceiveMaximum: 8})
+		time.Sleep(3 * time.Second)
+		b.most = 0
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if b.most > 4 {
+			t.Errorf("up to %d messages were un-acked, want 4", b.most)
+		}
+		if diff := cmp.Diff(numbers(60), b.payloads("c")); diff != "" {
+			t.Error(diff)
+		}
+		s.settled(t)
+	})
+}
+
 func TestTheWindowIsNeverExceeded(t *testing.T) {
 	t.Parallel()
 	for _, window := range []int{1, 3, 16} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -56,6 +57,11 @@ func (r *Replayer) Own(ctx, work context.Context, g Generation, tp TP, from int6
 		r.admit = &admission{free: r.Limits.Active}
 		r.lookups = &admission{free: r.Limits.Lookups}
 		r.pace = limiter(r.Limits.ProcessRate)
+		r.Sinks = maps.Clone(r.Sinks)
+		for name, s := range r.Sinks {
+			s.Store = throttled{s.Store, newThrottle(r.Limits.Reads, r.Limits.ReadTarget, r.Metrics.ReadLimit.WithLabelValues(name))}
+			r.Sinks[name] = s
+		}
 	})
 	hard, cancel := drainContext(ctx, work, r.Limits.Drain)
 	defer cancel()
@@ -283,6 +289,7 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 			c.connectedAt = e.ConnectedAt
 		}
 		c.joined.move(rec.Offset, e.At)
+		c.narrow(e.ReceiveMaximum)
 		c.cancel(func(j *job) bool { return j.asked().Before(e.At) }, errReconnected)
 		o.connected(ctx, rec, c, e)
 	case event.Disconnected:
@@ -311,7 +318,7 @@ func (o *owner) client(id event.ClientID) *client {
 	c := o.clients[id]
 	if c == nil {
 		c = &client{
-			id: id, window: make(chan struct{}, o.r.Limits.Window), jobs: make(map[jobKey]*job), seen: make(map[string]int64),
+			id: id, window: newWindow(o.r.Limits.Window), jobs: make(map[jobKey]*job), seen: make(map[string]int64),
 			flight: make(map[event.ID]*flight), landed: make(map[event.ID]*flight),
 			pace: limiter(o.r.Limits.ClientRate), lookups: make(map[string]*lookup), owed: make(map[string]*lookup),
 		}

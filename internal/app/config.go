@@ -168,6 +168,8 @@ type Replayer struct {
 	SliceMessages int           `yaml:"slice_messages" min:"1" max:"1000000" doc:"A longer replay is cut into slices of this many messages."`
 	AckTimeout    time.Duration `yaml:"ack_timeout" min:"1s" max:"1h" doc:"A client that acks nothing for so long is left alone for a while."`
 	MaxActive     int           `yaml:"max_active" min:"1" max:"1000000" doc:"Replays at a time in one process; the others wait."`
+	MaxReads      int           `yaml:"max_reads" min:"1" max:"10000" doc:"Reads of one store at a time in one process; the others wait in their order."`
+	ReadLatency   time.Duration `yaml:"read_latency" min:"1ms" max:"1m" doc:"While reads of a store take longer on average, fewer of them run at a time."`
 	TailBudget    Size          `yaml:"tail_budget" min:"1MiB" max:"16GiB" doc:"Memory for what the writers have not written yet."`
 	QoS0Subscribe string        `yaml:"qos0_subscribe" one:"skip" later:"repeat|once" doc:"What a subscribe at QoS 0 gets: skip = no replay, counted."`
 	Rate          Rate          `yaml:"rate" doc:"Limits of replayed messages a second."`
@@ -246,7 +248,7 @@ func Default() Config {
 		Writer: Writer{Hold: time.Second, MaxBatchRecords: 4096, MaxBatchBytes: 8 * MiB, FlushTimeout: 10 * time.Second},
 		Replayer: Replayer{
 			Window: 16, ClockSkew: 2 * time.Second, Settle: 10 * time.Second, SliceMessages: 1000,
-			AckTimeout: 30 * time.Second, MaxActive: 2000, TailBudget: 64 * MiB, QoS0Subscribe: "skip",
+			AckTimeout: 30 * time.Second, MaxActive: 2000, MaxReads: 64, ReadLatency: 100 * time.Millisecond, TailBudget: 64 * MiB, QoS0Subscribe: "skip",
 		},
 		Delivery: Delivery{
 			To: "topic", Prefix: "offline/{clientid}/{topic}", Evidence: "broker", AckTopic: "offline/ack/{clientid}",

@@ -64,6 +64,7 @@ func draw(seed uint64) plan {
 		Window: pick(r, 1, 4, 16), Active: pick(r, 1, 2, 100), Slice: pick(r, 5, 1000), AckTimeout: 3 * time.Second,
 		Retry:     slices.Repeat([]time.Duration{time.Second, 2 * time.Second}, 10),
 		ClockSkew: pick(r, 0, 2*time.Second), Settle: pick(r, 0, 2*time.Second), Page: pick(r, 2, 100), Patience: time.Second, Drain: drain,
+		Reads: 64, ReadTarget: 100 * time.Millisecond,
 	}
 	if p.replay.Active < 100 {
 		p.replay.Settle = 0 // replays that began together would ask again for their places at one instant
