@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/restante/restante/internal/e2e/e2etest"
 )
 
 const postToken = "the token of the rules"
 
 // postUntilTaken repeats, as EMQX's buffer does, what finds nobody or is answered with 503.
 func postUntilTaken(url string, body []byte) error {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(e2etest.Patience); ; time.Sleep(50 * time.Millisecond) {
 		r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, bytes.NewReader(body))
 		if err != nil {
 			return err
