@@ -60,5 +60,5 @@ func TestConvertedConfTellsSeed2(t *testing.T) {
 	}
 	wantLines(t, out, `ok +configuration`, `ok +kafka `+regexp.QuoteMeta(w.kafka), `ok +sink pool1`, `ok +mqtt mqtt://`+regexp.QuoteMeta(w.broker))
 	w.startAll("ingest", "writer", "replayer")
-	seed2{w.broker, lookDynamoDB(endpoint, prefix), event.ParseBase62, event.ID.Base62}.tell(t, func() {})
+	seed2{broker: w.broker, look: lookDynamoDB(endpoint, prefix), read: event.ParseBase62, write: event.ID.Base62}.tell(t, func() {})
 }

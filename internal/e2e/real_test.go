@@ -23,6 +23,7 @@ type world struct {
 	*setup
 	name   string // the prefix of topics, groups and tables, and the keyspace
 	copies int    // of each partition
+	source string // YAML: the source, on the broker's address; "" = the embedded broker
 	sinks  string // YAML: what stands below sinks
 	rules  string // YAML: the list
 	more   string // YAML: other keys
@@ -36,10 +37,10 @@ kafka:
   sessions: {partitions: %[3]d}
   dead: {partitions: 1}
 shutdown: {drain: 5s}
-sources: {devices: {type: embedded, listen: %[5]q, node: emqx@127.0.0.1}}
+sources: {devices: %[11]s}
 sinks:%[6]s
 rules:%[7]s
-replayer: {clock_skew: 0s}
+replayer: {%[12]s}
 delivery: {to: topic, evidence: broker, secret_file: %[8]q, mqtt: {url: "mqtt://%[5]s"}}
 admin: {listen: %[9]q}
 %[10]s
@@ -57,7 +58,12 @@ func newWorld(t *testing.T, kafka string) *world {
 	}
 	w.write("secret", "the key that marks the replays\n")
 	w.configure = func(admin string) string {
-		return fmt.Sprintf(realProcesses, w.kafka, w.name, partitions, w.copies, w.broker, w.sinks, w.rules, filepath.Join(w.dir, "secret"), admin, w.more)
+		source, replayer := w.source, "settle: 2s"
+		if source == "" {
+			source, replayer = fmt.Sprintf("{type: embedded, listen: %q, node: emqx@127.0.0.1}", w.broker), "clock_skew: 0s"
+		}
+		return fmt.Sprintf(realProcesses, w.kafka, w.name, partitions, w.copies, w.broker, w.sinks, w.rules, filepath.Join(w.dir, "secret"), admin, w.more,
+			source, replayer)
 	}
 	return w
 }

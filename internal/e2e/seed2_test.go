@@ -13,6 +13,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/mqtt/exhook/exhooktest"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
 
@@ -95,27 +96,70 @@ func wantItem(t *testing.T, table string, got, want map[string]value, began time
 func s(text string) value { return value{"S": text} }
 func n(text string) value { return value{"N": text} }
 
-// TestSeed2 is the manual's page "DynamoDB message storage": its scans, field by field.
+// TestSeed2 is the manual's page "DynamoDB message storage": its scans, field by field, whatever tells ingest of them.
 func TestSeed2(t *testing.T) {
 	t.Parallel()
 	endpoint := stack.Shared(t, stack.DynamoDB)
-	w := newWorld(t, "")
-	prefix := w.name + "_"
-	look := lookDynamoDB(endpoint, prefix)
-	w.dynamodb("pool1", endpoint, prefix, ", pool_size: 8")
-	w.rules = seed2Rules
-	config := w.config("restante")
-	if code, out := w.restante("migrate", "-c", config); code != 0 {
-		t.Fatalf("migrate: exit code %d:\n%s", code, out)
+	for name, start := range map[string]func(*testing.T, *world) seed2{
+		"embedded": func(_ *testing.T, w *world) seed2 {
+			w.startAll("ingest", "writer", "replayer")
+			return seed2{}
+		},
+		"rule events": func(t *testing.T, w *world) seed2 {
+			t.Helper()
+			w.source = fmt.Sprintf(`{type: mqtt, url: "mqtt://%s", decode: emqx}`, w.broker)
+			startRuleBroker(t, w.broker, "test", "testtopic", "raw")
+			w.startAll("ingest", "writer", "replayer")
+			return seed2{}
+		},
+		"ExHook v1": func(t *testing.T, w *world) seed2 {
+			t.Helper()
+			return startHookedSeed2(t, w, 1)
+		},
+		"ExHook v2": func(t *testing.T, w *world) seed2 {
+			t.Helper()
+			return startHookedSeed2(t, w, 2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "")
+			prefix := w.name + "_"
+			w.dynamodb("pool1", endpoint, prefix, ", pool_size: 8")
+			w.rules = seed2Rules
+			if code, out := w.restante("migrate", "-c", w.config("restante")); code != 0 {
+				t.Fatalf("migrate: exit code %d:\n%s", code, out)
+			}
+			told := start(t, w)
+			code, out := w.restante("check", "-c", w.config("restante"))
+			if code != 0 {
+				t.Errorf("check: exit code %d", code)
+			}
+			wantLines(t, out, `ok +configuration`, `ok +kafka `+regexp.QuoteMeta(w.kafka), `ok +sink pool1`, `ok +mqtt mqtt://`+regexp.QuoteMeta(w.broker))
+			told.broker, told.look, told.read, told.write = w.broker, lookDynamoDB(endpoint, prefix), event.ParseID, event.ID.String
+			told.tell(t, func() { tellSubscriptions(t, w.broker, told.look) })
+			if told.after != nil {
+				told.after()
+			}
+		})
 	}
-	w.startAll("ingest", "writer", "replayer")
-	code, out := w.restante("check", "-c", config)
-	if code != 0 {
-		t.Errorf("check: exit code %d", code)
-	}
-	wantLines(t, out, `ok +configuration`, `ok +kafka `+regexp.QuoteMeta(w.kafka), `ok +sink pool1`, `ok +mqtt mqtt://`+regexp.QuoteMeta(w.broker))
+}
 
-	seed2{w.broker, look, event.ParseID, event.ID.String}.tell(t, func() { tellSubscriptions(t, w.broker, look) })
+// startHookedSeed2 starts a broker that tells ingest by ExHook and nothing else, and the processes.
+func startHookedSeed2(t *testing.T, w *world, version int) seed2 {
+	t.Helper()
+	hooks := e2etest.FreeAddr(t)
+	w.source = fmt.Sprintf("{type: exhook, listen: %q, budget: 30s}", hooks)
+	broker := exhooktest.Start(t, exhooktest.Options{
+		Servers: []string{hooks}, Version: version, Listen: w.broker, RequestTimeout: time.Minute, AutoReconnect: 100 * time.Millisecond,
+	})
+	w.startAll("ingest", "writer", "replayer")
+	broker.AwaitLoaded(1)
+	return seed2{noRetain: true, after: func() {
+		if broker.Failed() != 0 || broker.Puzzled() != 0 {
+			t.Errorf("%d calls failed, %d answers puzzled the broker", broker.Failed(), broker.Puzzled())
+		}
+	}}
 }
 
 // seed2 is where the story of the manual's page is told, and how message ids are written there.
@@ -124,6 +168,10 @@ type seed2 struct {
 	look   plainDynamoDB
 	read   func(string) (event.ID, error)
 	write  func(event.ID) string
+	// noRetain: the broker does not tell which messages are retained.
+	noRetain bool
+	// after is a last look at the broker; nil = none.
+	after func()
 }
 
 // tell tells it, with more after the client has come.
@@ -167,26 +215,12 @@ func (w seed2) tell(t *testing.T, more func()) {
 	}, began, "arrived")
 	wantItem(t, "mqtt_topic_msg_map", awaitItem(t, look, "mqtt_topic_msg_map", map[string]value{"topic": s("test")}),
 		map[string]value{"topic": s("test"), "MsgId": {"SS": []string{id}}}, began)
+	awaitItem(t, look, "mqtt_msg", map[string]value{"topic": s("testtopic")})
 	if got := look.scan(t, "mqtt_msg"); len(got) != 3 {
 		t.Errorf("mqtt_msg has %d items, want those of QoS > 0: %v", len(got), got)
 	}
 
-	// mqtt_retain: the retained message, until an empty one comes.
-	retained := awaitItem(t, look, "mqtt_retain", map[string]value{"topic": s("testtopic")})
-	wantItem(t, "mqtt_retain", retained, map[string]value{
-		"qos": n("1"), "sender": s("mqttjs_384b9c73a9"), "payload": s("test"), "retain": n("1"), "msgid": retained["msgid"], "topic": s("testtopic"),
-	}, began, "arrived")
-	if err := c.Publish(t.Context(), mqtttest.Message{Topic: "testtopic", QoS: 1, Retain: true}); err != nil {
-		t.Fatal(err)
-	}
-	e2etest.Await(t, "the retained message is gone", func() bool {
-		for _, it := range look.scan(t, "mqtt_retain") {
-			if it["payload"] != nil && it["topic"]["S"] == "testtopic" {
-				return false
-			}
-		}
-		return true
-	})
+	w.tellRetained(t, c, began)
 
 	// mqtt_acked: who took what. The message is gone then.
 	device := e2etest.Subscribe(t, w.broker, "mqttjs_861e582a70", "test")
@@ -214,6 +248,38 @@ func (w seed2) tell(t *testing.T, more func()) {
 	delete(client, "offline_at")
 	it = awaitItem(t, look, "mqtt_client", map[string]value{"clientid": client["clientid"], "connect_state": n("0")})
 	wantItem(t, "mqtt_client", it, client, began, "offline_at")
+}
+
+// tellRetained is the part about mqtt_retain: the retained message, until an empty one comes. Without the flag that is one message,
+// and the empty one is another.
+func (w seed2) tellRetained(t *testing.T, c *mqtttest.Client, began time.Time) {
+	t.Helper()
+	table, flag := "mqtt_retain", "1"
+	if w.noRetain {
+		table, flag = "mqtt_msg", "0"
+	}
+	retained := awaitItem(t, w.look, table, map[string]value{"topic": s("testtopic")})
+	wantItem(t, table, retained, map[string]value{
+		"qos": n("1"), "sender": s("mqttjs_384b9c73a9"), "payload": s("test"), "retain": n(flag), "msgid": retained["msgid"], "topic": s("testtopic"),
+	}, began, "arrived")
+	if err := c.Publish(t.Context(), mqtttest.Message{Topic: "testtopic", QoS: 1, Retain: true}); err != nil {
+		t.Fatal(err)
+	}
+	if w.noRetain {
+		awaitItem(t, w.look, "mqtt_msg", map[string]value{"topic": s("testtopic"), "payload": s("")})
+		if got := w.look.scan(t, "mqtt_retain"); len(got) > 0 {
+			t.Errorf("mqtt_retain has %v, and nothing told that they are retained", got)
+		}
+		return
+	}
+	e2etest.Await(t, "the retained message is gone", func() bool {
+		for _, it := range w.look.scan(t, "mqtt_retain") {
+			if it["payload"] != nil && it["topic"]["S"] == "testtopic" {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // tellSubscriptions is the part about mqtt_sub, which EMQX's plugin left to its users.
