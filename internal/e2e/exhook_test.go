@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,45 +158,70 @@ func TestExHookTellsTheStory(t *testing.T) {
 	}
 }
 
-// TestIngestsBehindOneAddressMapEachOthersAcks: a replay goes through the ingest of the replayer, its ack through that of the device.
-func TestIngestsBehindOneAddressMapEachOthersAcks(t *testing.T) {
-	t.Parallel()
-	s := newSetupWithoutKafka(t)
+// hookedPair is a broker with two ingests behind one address.
+type hookedPair struct {
+	*setup
+	broker  *exhooktest.Broker
+	names   []string
+	ingests []*e2etest.Process
+}
+
+// newHookedPair starts all of it: the broker has loaded both.
+func newHookedPair(t *testing.T) *hookedPair {
+	t.Helper()
+	p := &hookedPair{setup: newSetupWithoutKafka(t), names: []string{"ingest-1", "ingest-2"}}
 	hooks := map[string]string{} // by admin server
-	s.configure = func(admin string) string {
+	p.configure = func(admin string) string {
 		if hooks[admin] == "" {
 			hooks[admin] = e2etest.FreeAddr(t)
 		}
-		return fmt.Sprintf(hookedProcesses, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin, "broker", hooks[admin])
+		return fmt.Sprintf(hookedProcesses, p.kafka, partitions, p.setup.broker, p.database, filepath.Join(p.dir, "secret"), admin, "broker", hooks[admin])
 	}
-	startKafka(t, s.kafka)
-	if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
+	startKafka(t, p.kafka)
+	if err := migrateAll(t.Context(), p.config("migrate")); err != nil {
 		t.Fatal(err)
 	}
-	var ingests []*e2etest.Process
 	var servers []string
-	for _, name := range []string{"ingest-1", "ingest-2"} {
-		ingests = append(ingests, e2etest.Start(t, "ingest", "-config", s.config(name)))
-		servers = append(servers, hooks[s.admin[name]])
+	for _, name := range p.names {
+		p.ingests = append(p.ingests, p.beginIngest(name))
+		servers = append(servers, hooks[p.admin[name]])
 	}
-	broker := exhooktest.Start(t, exhooktest.Options{
-		Servers: servers, Shared: true, Version: 2, Listen: s.broker, RequestTimeout: time.Minute, AutoReconnect: 100 * time.Millisecond,
+	p.broker = exhooktest.Start(t, exhooktest.Options{
+		Servers: servers, Shared: true, Version: 2, Listen: p.setup.broker, RequestTimeout: time.Minute, AutoReconnect: 100 * time.Millisecond,
 	})
-	s.startAll("writer", "replayer")
-	broker.AwaitLoaded(1)
+	p.startAll("writer", "replayer")
+	p.awaitLoaded(1)
+	return p
+}
 
+func (p *hookedPair) beginIngest(name string) *e2etest.Process {
+	p.t.Helper()
+	return e2etest.Start(p.t, "ingest", "-config", p.config(name))
+}
+
+// awaitLoaded waits until the broker has loaded each ingest so often.
+func (p *hookedPair) awaitLoaded(n int) {
+	p.t.Helper()
+	e2etest.Await(p.t, fmt.Sprintf("each ingest is loaded %d times", n), func() bool { return slices.Min(p.broker.Loads()) >= n })
+}
+
+// TestIngestsBehindOneAddressMapEachOthersAcks: a replay goes through the ingest of the replayer, its ack through that of the device.
+func TestIngestsBehindOneAddressMapEachOthersAcks(t *testing.T) {
+	t.Parallel()
+	s := newHookedPair(t)
+	addr := s.setup.broker
 	const devices = 12
 	want := map[string][]string{}
 	round := func(payloads ...string) {
 		t.Helper()
 		for i := range devices {
 			topic := fmt.Sprint("t/", i)
-			e2etest.Publish(t, s.broker, topic, payloads...)
+			e2etest.Publish(t, addr, topic, payloads...)
 			want[topic] = append(want[topic], payloads...)
 		}
 		e2etest.AwaitRows(t, s.database, devices*len(payloads))
 		for i := range devices {
-			device := e2etest.Subscribe(t, s.broker, fmt.Sprint("device-", i), fmt.Sprint("t/", i))
+			device := e2etest.Subscribe(t, addr, fmt.Sprint("device-", i), fmt.Sprint("t/", i))
 			if diff := cmp.Diff(payloads, e2etest.Payloads(e2etest.Receive(t, device, len(payloads)))); diff != "" {
 				t.Errorf("device %d (-want +got):\n%s", i, diff)
 			}
@@ -205,25 +231,80 @@ func TestIngestsBehindOneAddressMapEachOthersAcks(t *testing.T) {
 	}
 	round("one", "two", "three")
 	round("four")
-	if broker.Failed() != 0 || broker.Puzzled() != 0 {
-		t.Errorf("%d calls failed, %d answers puzzled the broker", broker.Failed(), broker.Puzzled())
+	if s.broker.Failed() != 0 || s.broker.Puzzled() != 0 {
+		t.Errorf("%d calls failed, %d answers puzzled the broker", s.broker.Failed(), s.broker.Puzzled())
 	}
-	acksFindTheirAliases(t, s.records("mqtt.sessions"), devices*4)
-	ingests[0].Kill() // the other one is told all from now on
+	if own, foreign := acksFindTheirAliases(t, s.records("mqtt.sessions")); own == 0 || foreign == 0 || own+foreign != devices*4 {
+		t.Errorf("%d acks with the message id and %d with the broker's, want %d and some of each", own, foreign, devices*4)
+	}
+	s.ingests[0].Kill() // the other one is told all from now on
 	round("five", "six")
-	e2etest.Quiet(t, e2etest.Subscribe(t, s.broker, "late", "t/#"), time.Second)
+	e2etest.Quiet(t, e2etest.Subscribe(t, addr, "late", "t/#"), time.Second)
 	if diff := cmp.Diff(want, published(s.records("mqtt.messages"))); diff != "" {
 		t.Errorf("publishes in Kafka (-want +got):\n%s", diff)
 	}
-	ingests[1].Stop()
+	s.ingests[1].Stop()
 }
 
-// acksFindTheirAliases checks that there are so many acks of replays, that some have the message id, of the ingest that has opened
-// the envelope, and some the broker's id alone, and that the alias stands before those.
-func acksFindTheirAliases(t *testing.T, sessions []kafka.Message, want int) {
+// TestAReplayIsDeletedWhenAllIngestsAreNewBeforeItsAck: what maps the ack to its message is in the log, and in no process that is gone.
+func TestAReplayIsDeletedWhenAllIngestsAreNewBeforeItsAck(t *testing.T) {
+	t.Parallel()
+	s := newHookedPair(t)
+	addr := s.setup.broker
+	const devices = 6
+	want := map[string][]string{}
+	held := map[*mqtttest.Client]mqtttest.Message{}
+	for i := range devices {
+		topic := fmt.Sprint("t/", i)
+		want[topic] = []string{fmt.Sprint("for ", i)}
+		e2etest.Publish(t, addr, topic, want[topic]...)
+	}
+	e2etest.AwaitRows(t, s.database, devices)
+	for i := range devices {
+		device := e2etest.DialWith(t, addr, mqtttest.Options{ID: fmt.Sprint("device-", i), Version: mqtttest.V5, ManualAck: true})
+		e2etest.More(t, device, fmt.Sprint("t/", i))
+		m := e2etest.Receive(t, device, 1)[0]
+		if string(m.Payload) != fmt.Sprint("for ", i) || m.Topic != fmt.Sprint("t/", i) || m.User("offline-msgid") == "" {
+			t.Errorf("device %d has %+v", i, m)
+		}
+		held[device] = m
+	}
+	s.ingests[0].Kill()
+	s.ingests[1].Stop()
+	for i, name := range s.names {
+		s.ingests[i] = s.beginIngest(name)
+	}
+	s.awaitLoaded(2)
+	e2etest.AwaitRows(t, s.database, devices) // nobody has acknowledged
+	failed := s.broker.Failed()               // some calls to those that were gone
+	for device, m := range held {
+		if err := device.Ack(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e2etest.AwaitRows(t, s.database, 0)
+	if s.broker.Failed() != failed || s.broker.Puzzled() != 0 {
+		t.Errorf("%d calls failed, %d of them before; %d answers puzzled the broker", s.broker.Failed(), failed, s.broker.Puzzled())
+	}
+	if own, foreign := acksFindTheirAliases(t, s.records("mqtt.sessions")); own != 0 || foreign != devices {
+		t.Errorf("%d acks with the message id and %d with the broker's, want %d of the latter: the ingests were new", own, foreign, devices)
+	}
+	for device := range held {
+		e2etest.Quiet(t, device, 100*time.Millisecond)
+	}
+	if diff := cmp.Diff(want, published(s.records("mqtt.messages"))); diff != "" {
+		t.Errorf("publishes in Kafka (-want +got):\n%s", diff)
+	}
+	for _, ingest := range s.ingests {
+		ingest.Stop()
+	}
+}
+
+// acksFindTheirAliases counts the acks of replays with the message id, of the ingest that has opened the envelope, and those with the
+// broker's id alone, and checks that the alias stands before those.
+func acksFindTheirAliases(t *testing.T, sessions []kafka.Message) (own, foreign int) {
 	t.Helper()
 	aliases := map[string]int{} // partitions by the broker's id
-	own, foreign := 0, 0
 	for _, m := range sessions {
 		id := header(m, "ce_brokerid")
 		switch header(m, "ce_type") {
@@ -240,9 +321,7 @@ func acksFindTheirAliases(t *testing.T, sessions []kafka.Message, want int) {
 			}
 		}
 	}
-	if own == 0 || foreign == 0 || own+foreign != want {
-		t.Errorf("%d acks with the message id and %d with the broker's, want %d and some of each", own, foreign, want)
-	}
+	return own, foreign
 }
 
 // rowsOf are the rows of mqtt_msg by column.
