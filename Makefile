@@ -8,7 +8,7 @@ BENCH    ?= .
 # Servers that are stopped under load tell little beside all the other tests, so these run before them.
 OUTAGES   = RESTANTE_OUTAGES=1 $(GO) test -race -count=1 -p=1 -timeout $(if $(RESTANTE_SOAK),2h,12m)
 STORES    = -run "StoreThatIsAway|SinkThatIsDown" ./internal/e2e/
-LEADERS   = -run "LeaderThatDies|OutlivesItsLeader" ./internal/e2e/ ./internal/stack/
+LEADERS   = -run "LeaderThatDies|OutlivesItsLeader|KafkaHangs" ./internal/e2e/ ./internal/stack/
 
 .DEFAULT_GOAL := help
 .PHONY: help build test race outages servers vet lint fmt proto vuln fuzz bench soak check
@@ -26,7 +26,7 @@ test: ## Run every test once, with the race detector, in a random order; before 
 race: ## Hunt for races: run every test three times over, each time in another order.
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
 
-outages: ## Stop stores and Kafka's leaders under load for 10 s each; RESTANTE_SOAK=1 for long. Needs a quiet machine.
+outages: ## Stop stores, Kafka and its leaders under load for 10 s each; RESTANTE_SOAK=1 for long. Needs a quiet machine.
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) -v -parallel=1 $(STORES) && $(OUTAGES) -v -parallel=1 $(LEADERS)'
 
 servers: ## Start Kafka, Cassandra and DynamoDB Local for work by hand; Ctrl-C stops them.

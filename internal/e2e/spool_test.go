@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -37,7 +38,7 @@ admin: {listen: %[6]q}
 const budget = 2 * time.Second
 
 // newSpoolSetup is a world of an ingest with an ExHook source and a spool, and of a Kafka that keeps its data.
-func newSpoolSetup(t *testing.T) *setup {
+func newSpoolSetup(t *testing.T, budget time.Duration) *setup {
 	t.Helper()
 	s := newSetupWithoutKafka(t)
 	s.configure = func(admin string) string {
@@ -48,8 +49,9 @@ func newSpoolSetup(t *testing.T) *setup {
 
 // hookLoad are the publishes of a broker's clients: each has a topic of its own, and begins a call when the one before is answered.
 type hookLoad struct {
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	timeout time.Duration // of a call; 0 = that of EMQX
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
 
 	mu       sync.Mutex
 	next     []int
@@ -104,7 +106,7 @@ func (l *hookLoad) publish(conn *grpc.ClientConn, client int) {
 		Id: []byte(event.IDOf(at.UnixMicro(), uint64(client), uint16(n)).String()), Qos: 1, From: fmt.Appendf(nil, "c%d", client),
 		Topic: []byte(l.topic(client)), Payload: []byte(text), Timestamp: uint64(at.UnixMilli()),
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // EMQX's request_timeout
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(l.timeout, 5*time.Second)) // EMQX's request_timeout
 	defer cancel()
 	var answer exhookpb.ValuedResponse
 	err := conn.Invoke(ctx, "/"+exhook.Services[0]+"/OnMessagePublish", &exhookpb.MessagePublishRequest{Message: m}, &answer)
@@ -117,6 +119,17 @@ func (l *hookLoad) publish(conn *grpc.ClientConn, client int) {
 	}
 	l.slowest = max(l.slowest, took)
 	l.answered[client] = append(l.answered[client], text)
+}
+
+// count is how many calls were answered.
+func (l *hookLoad) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := 0
+	for _, answered := range l.answered {
+		all += len(answered)
+	}
+	return all
 }
 
 // check compares what was answered with what is in Kafka: everything, and each topic in its order, but for repeats.
@@ -166,7 +179,7 @@ func (s *setup) drained() {
 // TestNoCallIsSlowAndNothingIsLostWhileKafkaIsAway: 200 publishes a second, all the time.
 func TestNoCallIsSlowAndNothingIsLostWhileKafkaIsAway(t *testing.T) {
 	t.Parallel()
-	s := newSpoolSetup(t)
+	s := newSpoolSetup(t, budget)
 	cluster := s.durableKafka()
 	if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
 		t.Fatal(err)
@@ -207,7 +220,7 @@ func TestNoCallIsSlowAndNothingIsLostWhileKafkaIsAway(t *testing.T) {
 // TestTheSpoolOutlivesItsProcess: ingest is killed and ended while Kafka is away, and each time the next one goes on without Kafka.
 func TestTheSpoolOutlivesItsProcess(t *testing.T) {
 	t.Parallel()
-	s := newSpoolSetup(t)
+	s := newSpoolSetup(t, budget)
 	cluster := s.durableKafka()
 	if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
 		t.Fatal(err)
@@ -248,7 +261,7 @@ func TestTheSpoolOutlivesItsProcess(t *testing.T) {
 // TestAMissingTopicIsAnErrorBehindASpoolToo: once Kafka answers.
 func TestAMissingTopicIsAnErrorBehindASpoolToo(t *testing.T) {
 	t.Parallel()
-	s := newSpoolSetup(t)
+	s := newSpoolSetup(t, budget)
 	ingest := s.start("ingest")
 	startKafka(t, s.kafka)
 	if code := ingest.Code(); code != 1 {
