@@ -109,9 +109,9 @@ func newCheck() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check the configuration and reach every server that it names",
-		Long: `Check the configuration, then reach Kafka and each sink: log in, verify topics and tables, write and read a probe row.
-One line for each says what is wrong and what to do. --offline checks the configuration only and prints it with all its
-defaults, secrets masked.`,
+		Long: `Check the configuration, then reach Kafka and each sink: log in, verify topics and tables, write and read a probe row;
+and the broker that the replayer publishes to, with its HTTP API where there is one: log in. One line for each says what is wrong
+and what to do. --offline checks the configuration only and prints it with all its defaults, secrets masked.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
@@ -158,6 +158,9 @@ func checkServers(ctx context.Context, c app.Config) []found {
 	}
 	if len(c.Delivery.MQTT.URL) > 0 {
 		all = append(all, outcome("mqtt "+strings.Join(c.Delivery.MQTT.URL, ","), app.CheckDelivery(ctx, c)))
+	}
+	if a := c.Delivery.API; a.Type != "" {
+		all = append(all, outcome("delivery.api "+a.URL, app.CheckAPI(ctx, c)))
 	}
 	return all
 }

@@ -3,10 +3,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/restante/restante/internal/app"
@@ -49,6 +52,48 @@ func TestCheckSaysOfEachServerHowItStands(t *testing.T) {
 	var all []found
 	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all) != 4 || all[1].OK || all[1].Error == "" || code != app.ExitFailed {
 		t.Errorf("-o json: exit code %d, %v: %s", code, err, out)
+	}
+}
+
+func TestCheckAsksTheBrokersAPIAndChangesNothingThere(t *testing.T) {
+	t.Parallel()
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method)
+		if key, secret, _ := r.BasicAuth(); key != "key" || secret != "never-to-be-shown" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte(`{"code":"CLIENTID_NOT_FOUND"}`))
+	}))
+	defer server.Close()
+	nobody := e2etest.FreeAddr(t)
+	for key, want := range map[string]string{
+		"key":   "ok      delivery.api " + server.URL,
+		"other": "FAILED  delivery.api " + server.URL + `: emqx api: HTTP 401 for the key "other": put delivery.api.key and its secret right`,
+	} {
+		config := writeConfig(t, fmt.Sprintf(`
+kafka: {brokers: %[1]q}
+sources: {emqx: {type: mqtt, url: "mqtt://%[1]s", decode: emqx}}
+sinks: {history: {type: sqlite, path: %[2]q}}
+rules: [{topic: "t/#", action: save_offline_messages, sink: history}]
+delivery:
+  secret: a-secret-of-some-length
+  mqtt: {url: "mqtt://%[1]s"}
+  api: {type: emqx, url: %[3]q, key: %[4]s, secret: never-to-be-shown}
+`, nobody, filepath.Join(t.TempDir(), "restante.db"), server.URL, key))
+		code, out, errs := call("check", "-c", config)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		if last := lines[len(lines)-1]; code != app.ExitFailed || !strings.HasPrefix(last, want) {
+			t.Errorf("key %s: exit code %d and %q, want %q: %s", key, code, last, want, errs)
+		}
+		if strings.Contains(out+errs, "never-to-be-shown") {
+			t.Error("the secret is shown")
+		}
+	}
+	if diff := cmp.Diff([]string{"GET", "GET"}, asked); diff != "" {
+		t.Errorf("asked (-want +got):\n%s", diff)
 	}
 }
 

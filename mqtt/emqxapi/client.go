@@ -102,7 +102,7 @@ func (c *Client) five(ctx context.Context, client event.ClientID, subs []sinks.S
 		}
 		switch {
 		case status == http.StatusOK, status == http.StatusCreated, status == http.StatusNoContent:
-		case status == http.StatusNotFound && (answer.Code == "CLIENTID_NOT_FOUND" || answer.Code == "RESOURCE_NOT_FOUND"):
+		case status == http.StatusNotFound && noClient(answer.Code):
 			res.Gone = true
 			return res, nil
 		case status == http.StatusBadRequest:
@@ -186,7 +186,11 @@ func (c *Client) post(ctx context.Context, path string, what any) (int, []byte, 
 	if err != nil {
 		return 0, nil, fmt.Errorf("emqx api: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(body))
+	return c.ask(ctx, http.MethodPost, path, bytes.NewReader(body))
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, body io.Reader) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return 0, nil, fmt.Errorf("emqx api: %w", err)
 	}
