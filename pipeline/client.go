@@ -45,8 +45,9 @@ type client struct {
 	flight map[event.ID]*flight // sent and not acked
 	landed map[event.ID]*flight // acked while a replay ran that may have looked before
 
-	lookups map[string]*lookup // that run, by sink
-	owed    map[string]*lookup // that were cut short in this session, by sink
+	errands map[*errand]struct{} // that run
+	lookups map[string]*lookup   // that run, by sink
+	owed    map[string]*lookup   // that were cut short in this session, by sink
 }
 
 // limiter is a token bucket that holds a tenth of a second.
@@ -139,7 +140,7 @@ func (c *client) rest() {
 func (c *client) idleSince(now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.jobs) > 0 || len(c.flight) > 0 || len(c.lookups) > 0 {
+	if len(c.jobs) > 0 || len(c.flight) > 0 || len(c.lookups) > 0 || len(c.errands) > 0 {
 		return 0
 	}
 	return now.Sub(c.touched)

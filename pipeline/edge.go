@@ -14,10 +14,13 @@ var ErrExpired = errors.New("message has expired")
 // Outgo is one stored message on its way to a client.
 type Outgo struct {
 	sinks.Message
-	// QoS is what the replay is sent with: min(stored, subscribed), 1 or 2. It shadows the stored one.
+	// QoS is what the replay is sent with: min(stored, subscribed). It shadows the stored one.
 	QoS event.QoS
 	// Remaining is how many messages wait behind this one in the replay, 0 = caught up, as far as is known.
 	Remaining int
+	// Retained says that it is the topic's retained message, and QoS may be 0. Where a message goes to one session alone it carries
+	// the RETAIN flag; a publish with the flag would set the broker's own retained message, for everybody.
+	Retained bool
 }
 
 // Outcome is what the broker said to a publish.

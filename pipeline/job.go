@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/sinks"
@@ -217,28 +215,37 @@ func (j *job) last() bool {
 
 // view takes part in a round. A view that is not complete is waited for a while: the writers lag.
 func (j *job) view(ctx context.Context) (*View, event.ID, error) {
+	var bound event.ID
+	v, err := j.o.r.view(ctx, j.replay, func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		bound = j.bound
+		j.raised = false
+	})
+	return v, bound, err
+}
+
+// view takes part in rounds until one was complete, or the patience is over. It calls before ahead of each.
+func (r *Replayer) view(ctx context.Context, rp Replay, before func()) (*View, error) {
 	began := time.Now()
 	for attempt := 1; ; attempt++ {
-		j.mu.Lock()
-		bound := j.bound
-		j.raised = false
-		j.mu.Unlock()
-		v, err := j.o.r.Sinks[j.replay.Sink].Tail.View(ctx, j.replay.Filter)
-		pause := j.o.r.Backoff.Delay(attempt)
+		before()
+		v, err := r.Sinks[rp.Sink].Tail.View(ctx, rp.Filter)
+		pause := r.Backoff.Delay(attempt)
 		switch {
 		case ctx.Err() != nil:
-			return nil, bound, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		case err != nil:
 			if attempt == 1 {
-				j.o.r.Log.WarnContext(ctx, "tail not read, will retry", "sink", j.replay.Sink, "err", err)
+				r.Log.WarnContext(ctx, "tail not read, will retry", "sink", rp.Sink, "err", err)
 			}
-		case v.Complete || time.Since(began) >= j.o.r.Limits.Patience:
-			return v, bound, nil
+		case v.Complete || time.Since(began) >= r.Limits.Patience:
+			return v, nil
 		default:
-			pause = min(pause, j.o.r.Limits.Patience/10)
+			pause = min(pause, r.Limits.Patience/10)
 		}
 		if err := Sleep(ctx, pause); err != nil {
-			return nil, bound, err
+			return nil, err
 		}
 	}
 }
@@ -272,13 +279,8 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 	if r.Limits.Slice > 0 && j.count >= r.Limits.Slice && j.replay.MaxReturned == 0 { // a slice does not know what the newest were
 		return errSliceOver
 	}
-	for _, p := range []*rate.Limiter{j.c.pace, r.pace} {
-		if p == nil {
-			continue
-		}
-		if err := p.Wait(ctx); err != nil {
-			return context.Cause(ctx)
-		}
+	if err := pace(ctx, j.c.pace, r.pace); err != nil {
+		return err
 	}
 	f, other, err := j.c.place(ctx, j, m.ID, r.Limits.AckTimeout)
 	switch {

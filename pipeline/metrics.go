@@ -41,6 +41,9 @@ type Metrics struct {
 	LookupSubs     *prometheus.CounterVec // outcome
 	LookupActive   prometheus.Gauge
 	LookupEarly    prometheus.Counter
+	Retained       *prometheus.CounterVec // outcome
+	RetainedSent   *prometheus.CounterVec // outcome
+	RetainedActive prometheus.Gauge
 	RoundSeconds   prometheus.Histogram
 	TailRecords    prometheus.Histogram
 	TailOverBudget prometheus.Counter
@@ -142,6 +145,9 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		LookupSubs:     counter("restante_lookup_subscriptions_total", "Stored subscriptions that a lookup found, by what became of them.", "outcome"),
 		LookupActive:   single("restante_lookup_active", "Lookups of stored subscriptions that are under way or wait."),
 		LookupEarly:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_lookup_early_total", Help: "Lookups that went by what was stored although the writers had not come as far as the connect."}),
+		Retained:       counter("restante_retained_requests_total", "Lookups of retained messages because of a subscribe, by how they ended.", "outcome"),
+		RetainedSent:   counter("restante_retained_messages_total", "Stored retained messages that a subscribe asked for, by what became of them.", "outcome"),
+		RetainedActive: single("restante_retained_active", "Lookups of retained messages under way."),
 		RoundSeconds:   prometheus.NewHistogram(opts("restante_replay_round_seconds", "Duration of one reading of offsets and tail.", fastBuckets)),
 		TailRecords:    prometheus.NewHistogram(opts("restante_replay_tail_records", "Records of the tail that a round looked at.", countBuckets)),
 		TailOverBudget: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_replay_tail_over_budget_total", Help: "Rounds whose tail was over the budget, because the writers lag."}),
@@ -166,6 +172,8 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	fill(m.ReplayMessages, []string{messageAcked, messageUnacked, messageExpired, messageError})
 	fill(m.Lookups, []string{lookupRestored, lookupEmpty, lookupGone, lookupCancelled})
 	fill(m.LookupSubs, []string{subRestored, subRefused, subNewer, subUnreadable})
+	fill(m.Retained, []string{retainedComplete, retainedEmpty, retainedPartial, retainedAborted})
+	fill(m.RetainedSent, []string{retainedSent, retainedExpired, retainedError, retainedLive})
 	for _, s := range sinks {
 		m.Buffered.WithLabelValues(s)
 		m.BufferedBytes.WithLabelValues(s)
@@ -182,7 +190,8 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.RepairedIDs, m.SourceClock, m.Flushes, m.BatchRecords, m.FlushSeconds,
 		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit,
-		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
+		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.Retained, m.RetainedSent, m.RetainedActive,
+		m.RoundSeconds, m.TailRecords, m.TailOverBudget)
 	return m
 }
 

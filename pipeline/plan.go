@@ -36,10 +36,11 @@ const (
 	SkipNotAddressee  = "not_addressee"
 	SkipWildcard      = "wildcard"
 	SkipShared        = "shared"
+	SkipRetain        = "retain_handling"
 )
 
 // Skips are all values of Plan.Skipped, for metrics.
-var Skips = []string{SkipQoS0, SkipIgnoredClient, SkipUnsupported, SkipUnknownAlias, SkipNotAddressee, SkipWildcard, SkipShared}
+var Skips = []string{SkipQoS0, SkipIgnoredClient, SkipUnsupported, SkipUnknownAlias, SkipNotAddressee, SkipWildcard, SkipShared, SkipRetain}
 
 // Mode is how a replay decides what is pending.
 type Mode string
@@ -128,6 +129,11 @@ func (r *Rules) Wants(e event.Event) bool {
 	return false
 }
 
+// LooksUpRetained reports whether retained messages are looked up on the sink.
+func (r *Rules) LooksUpRetained(sink string) bool {
+	return slices.ContainsFunc(r.rules, func(c compiled) bool { return c.Sink == sink && c.Action == OnRetainLookup })
+}
+
 // Watches reports whether the replayer must see the ack of a live message on the topic: it moves a pub/sub position.
 func (r *Rules) Watches(t event.Topic) bool {
 	return r.any(MessageAcked, t, isPubsub)
@@ -150,9 +156,9 @@ func (r *Rules) Plan(e event.Event) Plan {
 	case event.Acked:
 		return r.acked(e)
 	case event.Subscribed:
-		return r.subscribed(e.Meta(), e.Client, e.Filter, e.QoS)
+		return r.subscribed(e)
 	case event.ReplayContinued:
-		p := r.subscribed(e.Meta(), e.Client, e.Filter, e.QoS)
+		p := r.subscribed(event.Subscribed{Head: e.Head, Client: e.Client, Filter: e.Filter, QoS: e.QoS})
 		p.Ops = nil
 		return p
 	case event.Unsubscribed:
@@ -272,8 +278,9 @@ func (r *Rules) pending(sink string, t event.Topic) bool {
 	return false
 }
 
-func (r *Rules) subscribed(h event.Head, client event.ClientID, f event.Filter, qos event.QoS) Plan {
+func (r *Rules) subscribed(e event.Subscribed) Plan {
 	var p Plan
+	client, f, qos := e.Client, e.Filter, e.QoS
 	if r.Own(client) {
 		return Plan{Skipped: SkipIgnoredClient}
 	}
@@ -282,7 +289,7 @@ func (r *Rules) subscribed(h event.Head, client event.ClientID, f event.Filter, 
 			continue
 		}
 		if c.Action == OnSubscribeStore {
-			p.Ops = append(p.Ops, sinks.PutSub{Client: client, Filter: f, QoS: qos, Stamp: h.ID.Micros()})
+			p.Ops = append(p.Ops, sinks.PutSub{Client: client, Filter: f, QoS: qos, Stamp: e.ID.Micros()})
 			continue
 		}
 		_, exact := f.Exact()
@@ -292,6 +299,8 @@ func (r *Rules) subscribed(h event.Head, client event.ClientID, f event.Filter, 
 			p.Skipped = SkipShared
 		case !exact && mode != Retained && !c.replaysWildcards():
 			p.Skipped = SkipWildcard
+		case mode == Retained && !wantsRetained(e):
+			p.Skipped = SkipRetain
 		case qos == 0 && mode != Retained:
 			p.Skipped = SkipQoS0
 		default:
@@ -309,6 +318,21 @@ func (r *Rules) subscribed(h event.Head, client event.ClientID, f event.Filter, 
 		p.Skipped = ""
 	}
 	return p
+}
+
+// wantsRetained is the retain handling of a subscribe (MQTT 5.0 §3.3.1.3): at 1 retained messages are for new subscriptions only, at 2
+// for none. Where the source does not tell whether a subscription is new, it counts as new: a message too many does no harm.
+func wantsRetained(e event.Subscribed) bool {
+	if e.Options == nil {
+		return true
+	}
+	switch e.Options.RetainHandling {
+	case 1:
+		return e.New != event.No
+	case 2:
+		return false
+	}
+	return true
 }
 
 func (r *Rules) unsubscribed(e event.Unsubscribed) Plan {

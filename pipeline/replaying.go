@@ -291,6 +291,7 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		c.joined.move(rec.Offset, e.At)
 		c.narrow(e.ReceiveMaximum)
 		c.cancel(func(j *job) bool { return j.asked().Before(e.At) }, errReconnected)
+		c.cancelErrands(func(x *errand) bool { return x.at.Before(e.At) }, errReconnected)
 		o.connected(ctx, rec, c, e)
 	case event.Disconnected:
 		c := o.client(e.Client)
@@ -300,11 +301,13 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		c.gone.move(rec.Offset, e.At)
 		c.cancel(func(j *job) bool { return !j.asked().After(e.At) }, errDisconnected)
 		c.cancelLookups(func(l *lookup) bool { return !l.at.After(e.At) }, errDisconnected)
+		c.cancelErrands(func(x *errand) bool { return !x.at.After(e.At) }, errDisconnected)
 	case event.Unsubscribed:
 		c := o.client(e.Client)
 		c.spoke(e.Filter.String())
 		c.seen[e.Filter.String()] = rec.Offset
 		c.cancel(func(j *job) bool { return j.replay.Filter == e.Filter }, errUnsubscribed)
+		c.cancelErrands(func(x *errand) bool { return x.filter == e.Filter }, errUnsubscribed)
 	case event.Subscribed:
 		o.subscribed(ctx, rec, e)
 	case event.ReplayContinued:
@@ -320,7 +323,7 @@ func (o *owner) client(id event.ClientID) *client {
 		c = &client{
 			id: id, window: newWindow(o.r.Limits.Window), jobs: make(map[jobKey]*job), seen: make(map[string]int64),
 			flight: make(map[event.ID]*flight), landed: make(map[event.ID]*flight),
-			pace: limiter(o.r.Limits.ClientRate), lookups: make(map[string]*lookup), owed: make(map[string]*lookup),
+			pace: limiter(o.r.Limits.ClientRate), lookups: make(map[string]*lookup), owed: make(map[string]*lookup), errands: make(map[*errand]struct{}),
 		}
 		o.clients[id] = c
 	}
@@ -341,11 +344,14 @@ func (o *owner) subscribed(ctx context.Context, rec Record, e event.Subscribed) 
 		o.r.Metrics.Skipped.WithLabelValues("replayer", p.Skipped).Inc()
 	}
 	for _, rp := range p.Replays {
-		if rp.Mode != Queue {
+		switch rp.Mode {
+		case Queue:
+			o.start(ctx, rec, c, rp, e.At, bound, rec.Offset, 0)
+		case Retained:
+			o.retained(ctx, rec, c, rp, e.At, bound)
+		case Pubsub:
 			o.r.Metrics.Skipped.WithLabelValues("replayer", SkipUnsupported).Inc()
-			continue
 		}
-		o.start(ctx, rec, c, rp, e.At, bound, rec.Offset, 0)
 	}
 }
 

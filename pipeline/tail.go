@@ -30,6 +30,8 @@ type Tail struct {
 	Budget   int
 	LookBack time.Duration
 	Pause    time.Duration
+	// Retained says that retained messages are looked up: views show them too.
+	Retained bool
 	Metrics  *Metrics
 	Log      *slog.Logger
 
@@ -59,6 +61,8 @@ type View struct {
 type overlay struct {
 	puts []sinks.Message // ascending by id, each id once, none of them gone
 	gone map[event.ID]struct{}
+	// retained is what the tail does to the topic's retained message, nil = nothing.
+	retained sinks.Op
 }
 
 // Topics are the topics that have messages in the tail, sorted.

@@ -11,13 +11,14 @@ import (
 	"github.com/restante/restante/sinks"
 )
 
-// tailOp is a change of a stored message that stands in the log.
+// tailOp is a change of a stored message, or of a retained one, that stands in the log.
 type tailOp struct {
 	offset int64
 	at     time.Time
 	topic  event.Topic
 	id     event.ID
 	put    *sinks.Message // nil = the message is gone
+	retain sinks.Op       // nil = it is about a stored message
 	size   int
 }
 
@@ -145,7 +146,7 @@ func (p *tailPart) read(ctx context.Context, t *Tail) error {
 		}
 		for _, r := range recs {
 			before := p.bytes
-			p.add(t.Plan, r, false)
+			p.add(t.Plan, r, false, t.Retained)
 			t.left.Add(int64(before - p.bytes))
 			p.pos = r.Offset + 1
 			empty = -1
@@ -160,8 +161,8 @@ func (p *tailPart) read(ctx context.Context, t *Tail) error {
 	return nil
 }
 
-// add keeps what a record does to stored messages. A record that is none of ours is the writers' business.
-func (p *tailPart) add(plan Planner, r Record, acksOnly bool) {
+// add keeps what a record does to stored messages, and to retained ones. A record that is none of ours is the writers' business.
+func (p *tailPart) add(plan Planner, r Record, acksOnly, retained bool) {
 	e, err := event.Decode(event.Messages, r.Wire)
 	if err != nil {
 		return
@@ -178,7 +179,18 @@ func (p *tailPart) add(plan Planner, r Record, acksOnly bool) {
 			o.size += len(m.Payload) + len(m.Topic.String())
 		case sinks.DeleteMessage:
 			o.topic, o.id = op.Topic, op.ID
-		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
+		case sinks.PutRetained:
+			if !retained {
+				continue
+			}
+			o.topic, o.retain = op.Topic, op
+			o.size += len(op.Payload) + len(op.Topic.String())
+		case sinks.DeleteRetained:
+			if !retained {
+				continue
+			}
+			o.topic, o.retain = op.Topic, op
+		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
 			continue
 		}
 		p.ops = append(p.ops, o)
@@ -195,20 +207,20 @@ func (p *tailPart) lookBelow(ctx context.Context, t *Tail) error {
 	}
 	var ref time.Time
 	for _, o := range p.ops {
-		if o.offset >= p.committed && o.put != nil {
+		if o.offset >= p.committed && (o.put != nil || o.retain != nil) {
 			ref = o.at
 			break
 		}
 	}
 	if ref.IsZero() {
-		return nil // no publish that an older ack could be for
+		return nil // no publish that an older ack could be for, or a retained one that is the elder
 	}
 	from, err := t.Reader.OffsetAt(ctx, p.tp, ref.Add(-t.LookBack))
 	if err != nil {
 		return err
 	}
 	below := &tailPart{tp: p.tp, byTopic: make(map[event.Topic][]tailOp)}
-	if err := readRange(ctx, t.Reader, p.tp, from, p.floor, func(r Record) { below.add(t.Plan, r, true) }); err != nil {
+	if err := readRange(ctx, t.Reader, p.tp, from, p.floor, func(r Record) { below.add(t.Plan, r, true, t.Retained) }); err != nil {
 		return err
 	}
 	p.looked = true
@@ -224,7 +236,7 @@ func (p *tailPart) lookBelow(ctx context.Context, t *Tail) error {
 	return nil
 }
 
-// overlay adds one topic's changes to a view. Below the commit only acks count.
+// overlay adds one topic's changes to a view. Below the commit only acks count, and retained messages, whose changes commute.
 func (p *tailPart) overlay(topic event.Topic, v *View) {
 	ops := p.byTopic[topic]
 	if len(ops) == 0 {
@@ -232,7 +244,12 @@ func (p *tailPart) overlay(topic event.Topic, v *View) {
 	}
 	o := overlay{gone: make(map[event.ID]struct{})}
 	for i := range ops {
-		if ops[i].put == nil {
+		switch {
+		case ops[i].retain != nil && o.retained == nil:
+			o.retained = ops[i].retain
+		case ops[i].retain != nil:
+			o.retained = sinks.Merge(o.retained, ops[i].retain)
+		case ops[i].put == nil:
 			o.gone[ops[i].id] = struct{}{}
 		}
 	}

@@ -187,6 +187,7 @@ type Delivery struct {
 	Prefix     string       `yaml:"prefix" need:"true" doc:"The topic that prefix delivers to. It holds {clientid} and, at its end, {topic}."`
 	Evidence   string       `yaml:"evidence" one:"broker|puback|app" doc:"When a message counts as delivered: broker = the broker reports the client's ack, puback = the broker took it, app = the client publishes the correlation data of the replay to its response topic."`
 	AckTopic   string       `yaml:"ack_topic" need:"true" doc:"With evidence: app, the response topic of replays. It holds {clientid} as one level; sources of type mqtt with decode: plain or mosquitto subscribe to it."`
+	Retains    bool         `yaml:"broker_retains" doc:"Whether the broker keeps retained messages itself, and hands them to its subscribers. Then on_retain_lookup is off; with false it hands them over, and an embedded broker keeps none."`
 	Secret     Secret       `yaml:"secret" doc:"The key of the mark by which sources recognise replays, the same for ingest and replayer; or use secret_file."`
 	SecretFile string       `yaml:"secret_file" doc:"File that holds the key in its first line; while keys are changed, the other key in its second."`
 	MQTT       DeliveryMQTT `yaml:"mqtt" doc:"The connections that topic and prefix publish on."`
@@ -251,7 +252,7 @@ func Default() Config {
 			AckTimeout: 30 * time.Second, MaxActive: 2000, MaxReads: 64, ReadLatency: 100 * time.Millisecond, TailBudget: 64 * MiB, QoS0Subscribe: "skip",
 		},
 		Delivery: Delivery{
-			To: "topic", Prefix: "offline/{clientid}/{topic}", Evidence: "broker", AckTopic: "offline/ack/{clientid}",
+			To: "topic", Prefix: "offline/{clientid}/{topic}", Evidence: "broker", AckTopic: "offline/ack/{clientid}", Retains: true,
 			MQTT: DeliveryMQTT{Connections: 4, ClientPrefix: "restante-"},
 			API:  DeliveryAPI{Version: 5, Timeout: 5 * time.Second},
 		},

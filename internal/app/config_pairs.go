@@ -125,6 +125,9 @@ func (c Config) Warnings() []string {
 		}
 	}
 	rules, _ := c.expand()
+	if lookup := func(p placed) bool { return p.Action == pipeline.OnRetainLookup }; !c.Delivery.Retains && !slices.ContainsFunc(rules, lookup) {
+		warn("delivery.broker_retains: no rule on_retain_lookup hands retained messages over, and the broker is said not to")
+	}
 	blind := map[[2]string]bool{}
 	for _, p := range rules {
 		at := fmt.Sprintf("rules[%d]", p.index)
@@ -145,6 +148,23 @@ func (c Config) Warnings() []string {
 		case pipeline.OnMessageRetain, pipeline.OnRetainDelete:
 			if len(c.Sources) > 0 && !c.has(func(s Source) bool { return s.sees(seesRetain) }) {
 				warn("%s: exhook does not tell whether a message is retained: %s never runs", at, p.Action)
+			}
+			if p.Action == pipeline.OnRetainDelete && !has(pipeline.OnMessageRetain) {
+				warn("%s: retained messages of %q are removed from %s and no rule stores them there", at, p.Topic, p.Sink)
+			}
+			if p.Action == pipeline.OnMessageRetain && !has(pipeline.OnRetainDelete) {
+				warn("%s: no rule on_retain_delete on %q: a retained message that is removed from the broker stays in %s until it expires", at, p.Topic, p.Sink)
+			}
+		case pipeline.OnRetainLookup:
+			switch {
+			case c.Delivery.Retains:
+				warn("%s: %s is off: the broker hands over what it retains; for one that does not set delivery.broker_retains to false", at, p.Action)
+				continue
+			case !has(pipeline.OnMessageRetain):
+				warn("%s: retained messages of %q are looked up in %s and no rule stores them there", at, p.Topic, p.Sink)
+			}
+			if c.Delivery.To == "topic" {
+				warn("%s: with delivery.to: topic the retained messages that one client asks for reach all subscribers of their topics: use prefix or direct", at)
 			}
 		case pipeline.OnMessageStore:
 			if has(pipeline.OnMessageAckedForQueue) {

@@ -136,6 +136,13 @@ func (c Config) PrintRules(w io.Writer) error {
 		}
 		b.WriteString("\n")
 	}
+	if placed, _ := c.expand(); c.Delivery.Retains {
+		for _, p := range placed {
+			if p.Action == pipeline.OnRetainLookup {
+				fmt.Fprintf(&b, "#   %-20s %-28s → nowhere: the broker hands over what it retains (delivery.broker_retains)\n", p.Hook, p.Action)
+			}
+		}
+	}
 	for _, r := range c.Rules {
 		if r.looksUp() && c.noLookup() != "" {
 			fmt.Fprintf(&b, "#   %-20s %-28s → nowhere: no broker is configured that can subscribe clients\n", pipeline.SessionCreated, pipeline.OnSubscribeLookup)

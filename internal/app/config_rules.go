@@ -70,12 +70,15 @@ func hasTopic(h pipeline.Hook) bool {
 	return h != pipeline.ClientConnected && h != pipeline.ClientDisconnected && h != pipeline.SessionCreated
 }
 
-// PipelineRules are the rules of a valid configuration, expanded to one hook and one action each.
+// PipelineRules are the rules of a valid configuration, expanded to one hook and one action each. What the broker does itself is not
+// among them.
 func (c Config) PipelineRules() []pipeline.Rule {
 	placed, _ := c.expand()
-	rules := make([]pipeline.Rule, len(placed))
-	for i, p := range placed {
-		rules[i] = p.Rule
+	var rules []pipeline.Rule
+	for _, p := range placed {
+		if p.Action != pipeline.OnRetainLookup || !c.Delivery.Retains {
+			rules = append(rules, p.Rule)
+		}
 	}
 	return rules
 }

@@ -129,7 +129,7 @@ func TestBadRulesAreExplained(t *testing.T) {
 		"action on another hook":    {`  - {on: message.acked, topic: a, do: on_message_publish, sink: s}`, "rules[0].on (line 5): on_message_publish cannot run on"},
 		"topic without meaning":     {`  - {on: client.connected, topic: a, do: on_client_connected, sink: s}`, "rules[0].topic (line 5): means nothing: events of client.connected have no topic"},
 		"option without meaning":    {`  - {on: message.publish, topic: a, do: on_message_publish, max_returned_count: 3, sink: s}`, "rules[0].max_returned_count (line 5): means nothing to on_message_publish on message.publish"},
-		"action of a later version": {`  - {on: session.subscribed, topic: "#", do: on_retain_lookup, sink: s}`, "on_retain_lookup: is not in this version"},
+		"action of a later version": {`  - {on: session.unsubscribed, topic: "#", do: on_acked_delete, sink: s}`, "on_acked_delete: is not in this version"},
 		"mode of a later version":   {`  - {on: session.subscribed, topic: "#", do: on_message_fetch_for_pubsub, sink: s}`, "pub/sub mode is not in this version"},
 		"addressee":                 {`  - {topic: "a/#", action: save_offline_messages, addressee: "a/x{clientid}", sink: s}`, "rules[0].addressee (line 5): "},
 		"addressee elsewhere":       {`  - {topic: "a/#", action: save_offline_messages, addressee: "b/{clientid}/#", sink: s}`, `rules[0].addressee (line 5): "b/{clientid}/#" fits no topic of the rule's filter "a/#"`},

@@ -88,6 +88,7 @@ var consequences = []struct {
 	{seesSender, []pipeline.Action{pipeline.OnMessagePublish, pipeline.OnMessageStore}, "the sender of a message stays empty, and replays that come back are known by their mark only"},
 	{seesID, []pipeline.Action{pipeline.OnMessagePublish, pipeline.OnMessageStore}, "ids are made by ingest: a message that is told twice is stored twice"},
 	{seesRetain, []pipeline.Action{pipeline.OnMessageRetain, pipeline.OnRetainDelete}, "never runs"},
+	{seesRetain, []pipeline.Action{pipeline.OnRetainLookup}, "finds only what others have stored"},
 	{seesRetain, []pipeline.Action{pipeline.OnMessagePublish}, "a retained message is stored as any other, and so is the empty one that removes it"},
 	{seesProperties, []pipeline.Action{pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub, pipeline.OnRetainLookup}, "a replay has topic and payload, and not the message's properties and expiry"},
 	{seesSubscribe, []pipeline.Action{pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub, pipeline.OnRetainLookup, pipeline.OnSubscribeStore}, "never runs"},
@@ -126,6 +127,9 @@ func (c Config) Sight() []string {
 		}
 		var which []string
 		for _, p := range rules {
+			if p.Action == pipeline.OnRetainLookup && c.Delivery.Retains {
+				continue // it is off
+			}
 			if at := fmt.Sprintf("rules[%d]", p.index); slices.Contains(k.actions, p.Action) {
 				which = append(which, at+" "+string(p.Action))
 			}

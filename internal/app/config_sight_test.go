@@ -25,6 +25,7 @@ var sighted = []struct{ name, sources, delivery string }{
 const sightedRules = `
   - {topic: "t/#", action: save_offline_messages, sink: s}
   - {on: message.publish, topic: "t/#", do: [on_message_retain, on_retain_delete], sink: s}
+  - {on: session.subscribed, topic: "t/#", do: on_retain_lookup, sink: s}
   - {on: client.connected, do: on_client_connected, sink: s}
   - {on: client.disconnected, do: on_client_disconnected, sink: s}
   - {on: session.subscribed, topic: "#", do: on_subscribe_store, sink: s}
@@ -36,7 +37,7 @@ func TestSightNamesWhatNoSourceTells(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
 	for _, one := range sighted {
-		text := fmt.Sprintf("sources: %s\ndelivery: {%s}\nsinks: {s: {type: sqlite, path: p}}\nrules:%s", one.sources, one.delivery, sightedRules)
+		text := fmt.Sprintf("sources: %s\ndelivery: {broker_retains: false, %s}\nsinks: {s: {type: sqlite, path: p}}\nrules:%s", one.sources, one.delivery, sightedRules)
 		c, err := Parse([]byte(text), noEnv)
 		if err != nil {
 			t.Fatalf("%s: %v", one.name, err)

@@ -195,8 +195,8 @@ A preset stands for what EMQX 4 had for the store. Its options are those of the 
 - ` + "`emqx-offline-cassandra`" + `: the rule action "save offline messages to Cassandra", that is on_message_publish,
   on_message_fetch_for_queue and on_message_acked_for_queue. It is the same as ` + "`action: save_offline_messages`" + ` on the topic.
 - ` + "`emqx-backend-dynamo`" + `: the hooks of emqx_backend_dynamo.conf, all but the one that is commented out there. It runs without
-  on_retain_lookup and on_acked_delete, which are not in this version, and without on_subscribe_lookup where the broker cannot be
-  asked to subscribe a client: the check and each start say so.
+  on_acked_delete, which is not in this version, without on_subscribe_lookup where the broker cannot be asked to subscribe a client,
+  and without on_retain_lookup unless ` + "`delivery.broker_retains`" + ` is false: the check and each start say so.
 
 on_subscribe_lookup gives a client its stored subscriptions back, those of the table mqtt_sub: on session.created when it comes with
 a new session, on client.connected whenever it comes. It needs a broker that subscribes clients when it is asked to: EMQX, by its
@@ -204,7 +204,15 @@ HTTP API (` + "`delivery.api`" + `), or the embedded one with ` + "`delivery.to:
 on_subscribe_store and on_unsubscribe_delete write them. What the client itself says in the session stays. Replays follow as after
 a subscribe of the client's own.
 
-Both work on every type of sink. An action that is not in this version is refused where a rule names it itself.
+on_retain_lookup hands the retained messages over that on_message_retain stored: at each subscribe the newest of every topic of the
+filter, out of the store and of what the writers have not written yet; a wildcard asks for those of all topics. It is for brokers that
+keep none (` + "`delivery.broker_retains: false`" + `); one that does hands over its own, and a client would get each twice. The retain handling
+of the subscribe counts: with 1 only a new subscription gets them (and one of which the source does not say whether it is new), with 2
+none does. The QoS is the lower of the message's and the subscription's, 0 included. With ` + "`delivery.to: direct`" + ` they carry the RETAIN
+flag; over MQTT they cannot, since a publish with the flag would set the message for everybody. Nothing waits for their acks. One that
+is published after the subscribe comes live only.
+
+Both presets work on every type of sink. An action that is not in this version is refused where a rule names it itself.
 ` + "`restante convert`" + ` makes rules of a conf file, line by line.
 
 EMQX rule SQL may select whole events by topic: ` + "`SELECT * FROM`" + ` a list of topic filters, ` + "`$events/session_subscribed`" + ` and

@@ -127,6 +127,7 @@ func (w *Wire) Embedded(name string, secret mqtt.Secret) (*embedded.Broker, erro
 		Listen: s.Listen, TLS: tls, Users: users, Source: "restante/" + name, Node: s.Node, Minter: w.Minter,
 		Secret: secret, OwnPrefix: c.Delivery.MQTT.ClientPrefix, Template: template,
 		MaxPacket: uint32(min(int(c.Ingest.MaxPayload)+slack, 1<<28)), //nolint:gosec // bounded
+		NoRetain:  !c.Delivery.Retains,
 		Drain:     c.Shutdown.Drain, Count: w.count, Log: w.Process.Log,
 	})
 	if err != nil {
@@ -311,7 +312,8 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 			Reader: reader, Topic: w.Topics.Messages, Parts: c.Kafka.Messages.Partitions, Group: c.Kafka.WriterGroup(name),
 			Partition: func(key string) int { return kafkalog.Partition(key, c.Kafka.Messages.Partitions) },
 			Plan:      w.Rules.ForSink(name), Budget: int(c.Replayer.TailBudget), LookBack: 2 * time.Second, Pause: 10 * time.Millisecond,
-			Metrics: w.Metrics, Log: w.Process.Log,
+			Retained: w.Rules.LooksUpRetained(name),
+			Metrics:  w.Metrics, Log: w.Process.Log,
 		})
 		read[name] = pipeline.ReplaySink{Store: store, Tail: tail}
 		helpers.Run(tail.Run)

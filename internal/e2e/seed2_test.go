@@ -17,8 +17,8 @@ import (
 	"github.com/restante/restante/mqtt/mqtttest"
 )
 
-// The hooks of the manual's conf file, and those of its tables, that this version has. It refuses on_subscribe_lookup,
-// on_retain_lookup and on_acked_delete.
+// The hooks of the manual's conf file, and those of its tables, that this version has: not on_acked_delete. on_subscribe_lookup and
+// on_retain_lookup need a broker of another kind.
 const seed2Rules = `
   - {on: client.connected, do: on_client_connected, sink: pool1}
   - {on: client.disconnected, do: on_client_disconnected, sink: pool1}

@@ -37,6 +37,9 @@ type Config struct {
 	OwnPrefix string
 	Template  mqtt.Template
 
+	// NoRetain says that the broker keeps no retained messages: it forwards them as others, and tells of them as they came.
+	NoRetain bool
+
 	// MaxPacket is the largest packet in bytes (1 MiB when 0), MaxClients the most connections (0 = no limit), MaxInflight
 	// the most QoS 1 and 2 deliveries kept for one session (8192), MaxPending the most deliveries waiting to be written to
 	// one connection (2048; eight bytes each are taken at once).

@@ -17,9 +17,9 @@ import (
 
 // Publish puts a message into the session of one client; nobody else sees it. It returns when the message is in flight. A
 // message that is on its way to the client already, as a live delivery, is not sent another time: its ack will say that it
-// was asked for.
+// was asked for. At QoS 0 it returns when the message is written to the connection.
 func (b *Broker) Publish(ctx context.Context, to event.ClientID, m pipeline.Outgo) (pipeline.Outcome, error) {
-	if m.QoS < 1 || m.QoS > 2 {
+	if m.QoS > 2 {
 		return pipeline.Outcome{}, fault.Poison(fmt.Errorf("deliver %s: qos %d", m.ID, m.QoS))
 	}
 	nobody := pipeline.Outcome{NoSubscriber: true}
@@ -46,8 +46,11 @@ func (b *Broker) Publish(ctx context.Context, to event.ClientID, m pipeline.Outg
 	if err != nil {
 		return pipeline.Outcome{}, err
 	}
+	if m.QoS == 0 {
+		return b.writeOnce(cl, w, pk, m.ID)
+	}
 	for {
-		has, changed := b.enter(cl, w, &pk, m.ID)
+		has, changed := b.enter(cl, w, &pk, m)
 		switch {
 		case has == nowhere:
 			return nobody, nil
@@ -73,7 +76,7 @@ func (b *Broker) Publish(ctx context.Context, to event.ClientID, m pipeline.Outg
 func (b *Broker) packet(to event.ClientID, m pipeline.Outgo) (packets.Packet, error) {
 	now := b.cfg.Minter.Now()
 	pk := packets.Packet{
-		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: byte(m.QoS)},
+		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: byte(m.QoS), Retain: m.Retained},
 		ProtocolVersion: 5, // of the message: mochi lets only such expire
 		TopicName:       m.Topic.String(),
 		Payload:         m.Payload,
@@ -110,7 +113,8 @@ const (
 
 // enter takes a place and a packet id for a message of which the client has nothing. A channel means that there is no room,
 // and when to look again.
-func (b *Broker) enter(cl *mochi.Client, w *wire, pk *packets.Packet, id event.ID) (has, <-chan struct{}) {
+func (b *Broker) enter(cl *mochi.Client, w *wire, pk *packets.Packet, m pipeline.Outgo) (has, <-chan struct{}) {
+	id := m.ID
 	s := w.session.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +128,7 @@ func (b *Broker) enter(cl *mochi.Client, w *wire, pk *packets.Packet, id event.I
 		}
 		delete(s.inflight, id)
 	}
-	if _, ok := s.recent[id]; ok {
+	if _, ok := s.recent[id]; ok && !m.Retained { // a subscriber gets what is retained although it had the message live
 		delete(s.recent, id)
 		return acknowledged, nil
 	}
@@ -161,8 +165,20 @@ func (b *Broker) write(cl *mochi.Client, w *wire, pk packets.Packet, id event.ID
 		s.room()
 	}
 	s.mu.Unlock()
+	return notWritten(cl, w, id, err)
+}
+
+// writeOnce writes a message at QoS 0: it has no place in the session, and nothing answers it.
+func (b *Broker) writeOnce(cl *mochi.Client, w *wire, pk packets.Packet, id event.ID) (pipeline.Outcome, error) {
+	if err := cl.WritePacket(pk); err != nil {
+		return notWritten(cl, w, id, err)
+	}
+	return pipeline.Outcome{}, nil
+}
+
+func notWritten(cl *mochi.Client, w *wire, id event.ID, err error) (pipeline.Outcome, error) {
 	if errors.Is(err, packets.ErrPacketTooLarge) {
 		return pipeline.Outcome{}, fault.Poison(fmt.Errorf("deliver %s to %q: larger than the %d bytes that the client takes", id, cl.ID, w.maxPacket))
 	}
-	return pipeline.Outcome{NoSubscriber: true}, nil //nolint:nilerr // the connection is gone
+	return pipeline.Outcome{NoSubscriber: true}, nil // the connection is gone
 }

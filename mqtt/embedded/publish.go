@@ -75,6 +75,9 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (_ packets.Packet,
 		h.notTaken("publish", cl, err)
 		return pk, packets.ErrRejectPacket // without an answer, and the connection is closed
 	}
+	if h.cfg.NoRetain {
+		pk.FixedHeader.Retain = false
+	}
 	setMark(&pk, mark{id: head.ID})
 	return pk, nil
 }
