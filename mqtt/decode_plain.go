@@ -72,7 +72,8 @@ func (d Plain) Decode(p Packet) ([]event.Event, error) {
 		if err != nil {
 			return nil, &Refusal{CountRefusedFilter, fmt.Errorf("fetch by %q: %w", client, err)}
 		}
-		return []event.Event{event.Subscribed{Head: head, Client: client, Filter: f, QoS: 1}}, nil
+		// It asks by itself, and so at once, as after a new subscription.
+		return []event.Event{event.Subscribed{Head: head, Client: client, Filter: f, QoS: 1, New: event.Yes}}, nil
 	}
 	return []event.Event{event.Published{
 		Head: head, Topic: topic, QoS: p.QoS, Retain: p.Retain, Payload: p.Payload, Expiry: p.Expiry, Properties: p.Properties,

@@ -34,6 +34,7 @@ type client struct {
 	pace *rate.Limiter // nil = no limit
 
 	connectedAt time.Time        // of the newest connection
+	fresh       bool             // its session is new
 	joined      moment           // the last connect
 	gone        moment           // the last disconnect
 	seen        map[string]int64 // by filter: offset of the last subscribe or unsubscribe
@@ -86,16 +87,19 @@ type otherFlight struct {
 	*flight
 }
 
-func (c *client) running(k jobKey) *job {
+// claim makes j the replay of its key, unless another than stale is: then it returns that one. Once wait has ended it does nothing, and
+// returns false.
+func (c *client) claim(wait context.Context, k jobKey, j, stale *job) (old *job, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.jobs[k]
-}
-
-func (c *client) add(k jobKey, j *job) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if wait.Err() != nil { // whoever cancels wait holds mu, and then looks for replays
+		return nil, false
+	}
+	if old := c.jobs[k]; old != nil && old != stale {
+		return old, true
+	}
 	c.jobs[k] = j
+	return nil, true
 }
 
 func (c *client) remove(k jobKey, j *job) {
@@ -116,6 +120,9 @@ func (c *client) cancel(match func(*job) bool, why error) {
 	for k, j := range c.jobs {
 		if match(j) {
 			j.cancel(why)
+			if !errors.Is(why, errUnsubscribed) {
+				j.o.unfinished(c.id, j.replay.Filter, true)
+			}
 			j.report()
 			delete(c.jobs, k)
 			over[j] = true

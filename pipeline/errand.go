@@ -21,6 +21,7 @@ type errand struct {
 	event  Record
 	at     time.Time // of the event
 	cancel context.CancelCauseFunc
+	quit   map[string]struct{} // filters that the client has unsubscribed from since; nil = of no interest. Guarded by the client's mu
 }
 
 // send begins an errand when all of a fetch is handled. One of the same key that runs ends.

@@ -28,6 +28,7 @@ type job struct {
 	slice  int // how many slices went before
 	cancel context.CancelCauseFunc
 	began  time.Time
+	delay  time.Duration // before it begins
 
 	mu        sync.Mutex
 	over      bool      // takes no further subscribe
@@ -97,7 +98,10 @@ func (j *job) report() {
 func (j *job) run(ctx context.Context) {
 	j.sent = make(map[event.ID]*flight)
 	j.floors = make(map[event.Topic]event.ID)
-	err := j.enter(ctx)
+	err := j.wait(ctx)
+	if err == nil {
+		err = j.enter(ctx)
+	}
 	if err == nil {
 		err = j.passes(ctx)
 	}
@@ -111,6 +115,17 @@ func (j *job) run(ctx context.Context) {
 	}
 	j.end(ctx, err)
 	j.leave()
+}
+
+// wait lets the delay pass.
+func (j *job) wait(ctx context.Context) error {
+	if j.delay == 0 {
+		return nil
+	}
+	parked := j.o.r.Metrics.ReplayParked.WithLabelValues(parkedResumed)
+	parked.Inc()
+	defer parked.Dec()
+	return Sleep(ctx, j.delay)
 }
 
 // end closes the books of the job.
@@ -134,6 +149,9 @@ func (j *job) end(ctx context.Context, err error) {
 	default:
 		outcome = replayAborted
 		j.aborted = true // the partition goes to another owner, who repeats the events: they are not finished
+	}
+	if outcome != replayAborted { // one that is cancelled has noted it
+		j.o.unfinished(j.c.id, j.replay.Filter, outcome == replayPartial)
 	}
 	r.Metrics.ReplayRequests.WithLabelValues(outcome).Inc()
 	r.Metrics.ReplayDuration.Observe(time.Since(j.began).Seconds())

@@ -25,6 +25,9 @@ type ReplayLimits struct {
 	Retry      []time.Duration
 	// ClockSkew is how far broker clocks may be apart. 0 = the broker's clock and ingest's are one.
 	ClockSkew time.Duration
+	// ResumeDelay is how long a replay waits where the subscription may have been there before, so that the broker hands over its
+	// own queue first. 0 = it does not wait.
+	ResumeDelay time.Duration
 	// Settle is how long after a replay a last look follows, for events that are late. 0 = sources lose no order.
 	Settle time.Duration
 	// Page is how many rows one read returns.
@@ -47,8 +50,8 @@ type ReplayLimits struct {
 // DefaultReplayLimits are the limits of DESIGN §8.
 var DefaultReplayLimits = ReplayLimits{
 	Window: 16, Active: 2000, Slice: 1000, AckTimeout: 30 * time.Second,
-	Retry:     []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute},
-	ClockSkew: 2 * time.Second, Settle: 10 * time.Second, Page: 500, Patience: 3 * time.Second,
+	Retry:       []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute},
+	ResumeDelay: 2 * time.Second, ClockSkew: 2 * time.Second, Settle: 10 * time.Second, Page: 500, Patience: 3 * time.Second,
 	Reads: 64, ReadTarget: 100 * time.Millisecond,
 	Lookups: 32, LookupPatience: 10 * time.Second, Drain: 10 * time.Second,
 }

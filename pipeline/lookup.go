@@ -52,7 +52,8 @@ type lookup struct {
 // they had not restored is begun again, since no rule on session.created will.
 func (o *owner) connected(ctx context.Context, rec Record, c *client, e event.Connected) {
 	p := o.r.Plan(e)
-	if p.Skipped == SkipIgnoredClient {
+	o.catchUps(ctx, rec, c, p, e)
+	if p.Skipped == SkipIgnoredClient || p.Skipped == SkipNewSession {
 		o.r.Metrics.Skipped.WithLabelValues("replayer", p.Skipped).Inc()
 	}
 	todo := p.Resubscribes
@@ -136,8 +137,10 @@ func (l *lookup) try(ctx context.Context) (string, error) {
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	}
-	if err := l.settle(ctx); err != nil {
-		return "", err
+	if l.rs.Written {
+		if err := r.settle(ctx, l.rs.Sink, l.o.tp, l.offset, l.began); err != nil {
+			return "", err
+		}
 	}
 	var subs []sinks.Sub
 	err := r.retry(ctx, "read stored subscriptions", l.rs.Sink, func() (err error) {
@@ -173,23 +176,22 @@ func (l *lookup) try(ctx context.Context) (string, error) {
 	return lookupRestored, nil
 }
 
-// settle waits until the sink's writers have stored what stands before the connect in the partition, which is where the client's
-// earlier subscribes are. They may lag: then, after a while, what is stored already has to do.
-func (l *lookup) settle(ctx context.Context) error {
-	r := l.o.r
-	if !l.rs.Written || l.offset == 0 {
+// settle waits until the sink's writers have stored what stands before a connect in its partition, which is where the client's
+// earlier subscribes are. They may lag: then, a while after began, what is stored already has to do.
+func (r *Replayer) settle(ctx context.Context, sink string, tp TP, offset int64, began time.Time) error {
+	if offset == 0 {
 		return nil
 	}
 	const most = 500 * time.Millisecond
 	for attempt := 1; ; attempt++ {
-		at, err := r.Reader.Committed(ctx, r.Sinks[l.rs.Sink].Tail.Group, l.o.tp.Topic, l.o.tp.Part)
-		if err == nil && at[l.o.tp.Part] >= l.offset {
+		at, err := r.Reader.Committed(ctx, r.Sinks[sink].Tail.Group, tp.Topic, tp.Part)
+		if err == nil && at[tp.Part] >= offset {
 			return nil
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		left := r.Limits.LookupPatience - time.Since(l.began)
+		left := r.Limits.LookupPatience - time.Since(began)
 		if left <= 0 {
 			break
 		}

@@ -83,6 +83,7 @@ const (
 
 	parkedAdmission = "admission"
 	parkedNotAcking = "not_acking"
+	parkedResumed   = "resumed"
 )
 
 var eventTypes = []string{
@@ -187,6 +188,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	}
 	m.ReplayParked.WithLabelValues(parkedAdmission)
 	m.ReplayParked.WithLabelValues(parkedNotAcking)
+	m.ReplayParked.WithLabelValues(parkedResumed)
 	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.RepairedIDs, m.SourceClock, m.Flushes, m.BatchRecords, m.FlushSeconds,
 		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit,

@@ -23,6 +23,8 @@ type Plan struct {
 	Positions    []Position
 	Forgets      []Forget
 	Resubscribes []Resubscribe
+	// CatchUps are for the replayer: replays of a client's stored subscriptions, because its session was resumed.
+	CatchUps []CatchUp
 	// Skipped is why nothing came of an event that a rule selects: one of the Skip constants, or "".
 	Skipped string
 }
@@ -37,10 +39,12 @@ const (
 	SkipWildcard      = "wildcard"
 	SkipShared        = "shared"
 	SkipRetain        = "retain_handling"
+	SkipNotNew        = "not_new"     // the subscription was there already
+	SkipNewSession    = "new_session" // nothing of it can be un-acked
 )
 
 // Skips are all values of Plan.Skipped, for metrics.
-var Skips = []string{SkipQoS0, SkipIgnoredClient, SkipUnsupported, SkipUnknownAlias, SkipNotAddressee, SkipWildcard, SkipShared, SkipRetain}
+var Skips = []string{SkipQoS0, SkipIgnoredClient, SkipUnsupported, SkipUnknownAlias, SkipNotAddressee, SkipWildcard, SkipShared, SkipRetain, SkipNotNew, SkipNewSession}
 
 // Mode is how a replay decides what is pending.
 type Mode string
@@ -65,7 +69,18 @@ type Replay struct {
 	Selects     func(event.Topic) bool
 	MaxReturned int
 	TimeRange   time.Duration
-	Delay       time.Duration
+}
+
+// CatchUp asks for the replays of what is still un-acked of a client's stored subscriptions, a while after its session was resumed.
+type CatchUp struct {
+	Sink  string
+	Rule  string // the rule's name
+	Delay time.Duration
+	// Written says that rules of the sink write subscriptions.
+	Written bool
+	// Replay is what a stored subscription asks for, or why it asks for nothing: one of the Skip constants. The zero Replay and "" =
+	// it is of no interest to the rule.
+	Replay func(sinks.Sub) (Replay, string)
 }
 
 // Position moves a client's pub/sub position of a topic.
@@ -158,9 +173,7 @@ func (r *Rules) Plan(e event.Event) Plan {
 	case event.Subscribed:
 		return r.subscribed(e)
 	case event.ReplayContinued:
-		p := r.subscribed(event.Subscribed{Head: e.Head, Client: e.Client, Filter: e.Filter, QoS: e.QoS})
-		p.Ops = nil
-		return p
+		return r.continued(e)
 	case event.Unsubscribed:
 		return r.unsubscribed(e)
 	case event.Connected:
@@ -292,30 +305,53 @@ func (r *Rules) subscribed(e event.Subscribed) Plan {
 			p.Ops = append(p.Ops, sinks.PutSub{Client: client, Filter: f, QoS: qos, Stamp: e.ID.Micros()})
 			continue
 		}
-		_, exact := f.Exact()
-		mode := map[Action]Mode{OnMessageFetchForQueue: Queue, OnMessageFetchForPubsub: Pubsub, OnRetainLookup: Retained}[c.Action]
-		switch {
-		case f.Group() != "":
-			p.Skipped = SkipShared
-		case !exact && mode != Retained && !c.replaysWildcards():
-			p.Skipped = SkipWildcard
-		case mode == Retained && !wantsRetained(e):
-			p.Skipped = SkipRetain
-		case qos == 0 && mode != Retained:
-			p.Skipped = SkipQoS0
-		default:
-			rule, sink, who := c.Topic, c.Sink, c.addressee
-			p.Replays = append(p.Replays, Replay{
-				Mode: mode, Sink: sink, Rule: c.name(), Client: client, Filter: f, QoS: qos,
-				MaxReturned: c.MaxReturned, TimeRange: c.TimeRange,
-				Selects: func(t event.Topic) bool {
-					return f.Match(t) && rule.Match(t) && who.is(t, client) && (mode == Retained || r.pending(sink, t))
-				},
-			})
+		rp, why := r.replay(c, client, f, qos)
+		if why == "" && rp.Mode == Retained && !wantsRetained(e) {
+			why = SkipRetain
 		}
+		if why != "" {
+			p.Skipped = why
+			continue
+		}
+		p.Replays = append(p.Replays, rp)
 	}
 	if len(p.Ops)+len(p.Replays) > 0 {
 		p.Skipped = ""
+	}
+	return p
+}
+
+// replay is what a fetching rule does for a subscription, or why it does nothing.
+func (r *Rules) replay(c compiled, client event.ClientID, f event.Filter, qos event.QoS) (Replay, string) {
+	mode := map[Action]Mode{OnMessageFetchForQueue: Queue, OnMessageFetchForPubsub: Pubsub, OnRetainLookup: Retained}[c.Action]
+	_, exact := f.Exact()
+	switch {
+	case f.Group() != "":
+		return Replay{}, SkipShared
+	case !exact && mode != Retained && !c.replaysWildcards():
+		return Replay{}, SkipWildcard
+	case qos == 0 && mode != Retained:
+		return Replay{}, SkipQoS0
+	}
+	rule, sink, who := c.Topic, c.Sink, c.addressee
+	return Replay{
+		Mode: mode, Sink: sink, Rule: c.name(), Client: client, Filter: f, QoS: qos, MaxReturned: c.MaxReturned, TimeRange: c.TimeRange,
+		Selects: func(t event.Topic) bool {
+			return f.Match(t) && (rule.IsZero() || rule.Match(t)) && who.is(t, client) && (mode == Retained || r.pending(sink, t))
+		},
+	}, ""
+}
+
+// continued is the replay that goes on, by whichever rule of its name.
+func (r *Rules) continued(e event.ReplayContinued) Plan {
+	var p Plan
+	for _, c := range r.rules {
+		if c.name() != e.Rule || c.Hook != SessionSubscribed && c.Hook != ClientConnected {
+			continue
+		}
+		if rp, why := r.replay(c, e.Client, e.Filter, e.QoS); why == "" && rp.Mode != "" {
+			p.Replays = append(p.Replays, rp)
+		}
 	}
 	return p
 }
@@ -360,7 +396,14 @@ func (r *Rules) connected(e event.Connected) Plan {
 	for _, c := range r.rules {
 		switch {
 		case c.Action == OnMessageFetchForQueue && c.Hook == ClientConnected:
-			p.Skipped = SkipUnsupported
+			switch {
+			case r.Own(e.Client):
+				p.Skipped = SkipIgnoredClient
+			case e.SessionPresent == event.No || e.CleanStart == event.Yes:
+				p.Skipped = SkipNewSession
+			default:
+				p.CatchUps = append(p.CatchUps, r.catchUp(c, e.Client))
+			}
 		case c.Action == OnClientConnected:
 			p.Ops = append(p.Ops, sinks.PutClient{Client: e.Client, Up: sinks.ClientUp{Node: e.Node, OnlineAt: at, Stamp: at.UnixMicro()}})
 		case c.Action == OnSubscribeLookup && (c.Hook == ClientConnected || e.SessionPresent != event.Yes):
@@ -373,10 +416,22 @@ func (r *Rules) connected(e event.Connected) Plan {
 			}
 		}
 	}
-	if len(p.Ops) > 0 {
+	if len(p.Ops)+len(p.CatchUps) > 0 {
 		p.Skipped = ""
 	}
 	return p
+}
+
+func (r *Rules) catchUp(c compiled, client event.ClientID) CatchUp {
+	return CatchUp{
+		Sink: c.Sink, Rule: c.name(), Delay: c.Delay, Written: r.writesSubs(c.Sink),
+		Replay: func(s sinks.Sub) (Replay, string) {
+			if !c.Topic.IsZero() && !c.Topic.Overlaps(s.Filter) {
+				return Replay{}, "" // none of the rule's
+			}
+			return r.replay(c, client, s.Filter, s.QoS)
+		},
+	}
 }
 
 // writesSubs reports whether a rule of the sink writes subscriptions.

@@ -72,7 +72,8 @@ func ruleSets(t testing.TB) map[string][]pipeline.Rule {
 			one(pipeline.SessionCreated, "", pipeline.OnSubscribeLookup),
 		},
 		"clients lookup always": {one(pipeline.ClientConnected, "", pipeline.OnSubscribeLookup)},
-		"fetch on connect":      {one(pipeline.ClientConnected, "", pipeline.OnMessageFetchForQueue)},
+		"fetch on connect": append(queueRules(t, "t/#", nil),
+			pipeline.Rule{Hook: pipeline.ClientConnected, Action: pipeline.OnMessageFetchForQueue, Sink: "s", Delay: 10 * time.Second}),
 		"subs": {
 			one(pipeline.SessionSubscribed, "#", pipeline.OnSubscribeStore), one(pipeline.SessionUnsubscribed, "#", pipeline.OnUnsubscribeDelete),
 		},
@@ -173,7 +174,14 @@ func planTable(t testing.TB) []struct {
 		{"clients", "connected at an unknown time", event.Connected{Head: at(5, 5), Client: "c", SessionPresent: event.No}},
 		{"clients", "session unknown", event.Connected{Head: at(5, 5), Client: "c", ConnectedAt: early}},
 		{"clients lookup always", "session present", event.Connected{Head: at(5, 5), Client: "c", SessionPresent: event.Yes}},
-		{"fetch on connect", "not supported", event.Connected{Head: at(5, 5), Client: "c"}},
+		{"fetch on connect", "unknown session", event.Connected{Head: at(5, 5), Client: "c"}},
+		{"fetch on connect", "resumed session", event.Connected{Head: at(5, 5), Client: "c", CleanStart: event.No, SessionPresent: event.Yes}},
+		{"fetch on connect", "new session", event.Connected{Head: at(5, 5), Client: "c", SessionPresent: event.No}},
+		{"fetch on connect", "clean start", event.Connected{Head: at(5, 5), Client: "c", CleanStart: event.Yes}},
+		{"fetch on connect", "our own client", event.Connected{Head: at(5, 5), Client: "restante-replay-0"}},
+		{"queue and retained", "subscribe that wants nothing retained", event.Subscribed{
+			Head: at(1000, 1), Client: "c", Filter: eventtest.Filter(t, "t/1"), Options: &event.SubOptions{RetainHandling: 2},
+		}},
 		{"clients", "disconnected", event.Disconnected{Head: at(9, 9), Client: "c", Reason: "takenover", ConnectedAt: early, DisconnectedAt: early.Add(time.Second)}},
 		{"clients", "disconnected without connectedat", event.Disconnected{Head: at(9, 9), Client: "c", Reason: "normal"}},
 	}
@@ -236,8 +244,8 @@ func describePlan(p pipeline.Plan) []string {
 		out = append(out, "elidable")
 	}
 	for _, r := range p.Replays {
-		out = append(out, fmt.Sprintf("replay %s %s by rule %q to %s qos%d newest %d range %s delay %s",
-			r.Mode, r.Filter, r.Rule, r.Client, r.QoS, r.MaxReturned, r.TimeRange, r.Delay))
+		out = append(out, fmt.Sprintf("replay %s %s by rule %q to %s qos%d newest %d range %s",
+			r.Mode, r.Filter, r.Rule, r.Client, r.QoS, r.MaxReturned, r.TimeRange))
 	}
 	for _, x := range p.Positions {
 		out = append(out, fmt.Sprintf("position %s %s %s @ %s", x.Client, x.Topic, micros(x.Message.Micros()), micros(x.Stamp)))
@@ -247,6 +255,9 @@ func describePlan(p pipeline.Plan) []string {
 	}
 	for _, x := range p.Resubscribes {
 		out = append(out, "resubscribe "+string(x.Client))
+	}
+	for _, x := range p.CatchUps {
+		out = append(out, fmt.Sprintf("catch up %s of sink %s after %s", x.Rule, x.Sink, x.Delay))
 	}
 	if p.Skipped != "" {
 		out = append(out, "skipped: "+p.Skipped)
@@ -290,7 +301,7 @@ func TestAPlanIsPure(t *testing.T) {
 		first := describePlan(rules.Plan(row.event))
 		for range 3 {
 			if diff := cmp.Diff(rules.Plan(row.event), rules.ForSink("s")(row.event),
-				cmp.AllowUnexported(event.ID{}, event.Topic{}, event.Filter{}), cmpopts.IgnoreFields(pipeline.Replay{}, "Selects")); diff != "" {
+				cmp.AllowUnexported(event.ID{}, event.Topic{}, event.Filter{}), cmpopts.IgnoreFields(pipeline.Replay{}, "Selects"), cmpopts.IgnoreFields(pipeline.CatchUp{}, "Replay")); diff != "" {
 				t.Errorf("%s: %s: the plan of all sinks and that of the only one differ:\n%s", row.rules, row.name, diff)
 			}
 			if diff := cmp.Diff(first, describePlan(rules.Plan(row.event))); diff != "" {

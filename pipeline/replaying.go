@@ -66,6 +66,7 @@ func (r *Replayer) Own(ctx, work context.Context, g Generation, tp TP, from int6
 	hard, cancel := drainContext(ctx, work, r.Limits.Drain)
 	defer cancel()
 	o := &owner{r: r, tp: tp, gen: g, clients: make(map[event.ClientID]*client), open: make(map[int64]int), next: from, committed: from}
+	o.left = Recent[clientFilter, bool]{Limit: mostUnfinished, Age: unfinishedLife}
 	o.aliases = Recent[event.ID, event.ID]{Limit: mostAliases, Age: aliasLife}
 	ctx, stop := context.WithCancelCause(ctx)
 	err := o.loop(ctx, hard)
@@ -99,8 +100,9 @@ type owner struct {
 	aliases   Recent[event.ID, event.ID] // broker's id → message
 
 	mu   sync.Mutex
-	open map[int64]int // offsets of events whose replays are not finished, with how many
-	low  []Record      // the records of open, ascending; finished ones may stand in it
+	open map[int64]int              // offsets of events whose replays are not finished, with how many
+	low  []Record                   // the records of open, ascending; finished ones may stand in it
+	left Recent[clientFilter, bool] // subscriptions whose last replay has left something
 	jobs sync.WaitGroup
 }
 
@@ -194,6 +196,7 @@ func (o *owner) tick(ctx, hard context.Context) error {
 	const pause, idle = time.Second, 10 * time.Minute
 	now := time.Now()
 	o.aliases.Tick(now)
+	o.forget(now)
 	if now.Sub(o.swept) > time.Minute {
 		o.swept = now
 		for id, c := range o.clients {
@@ -247,7 +250,7 @@ func (o *owner) commit(ctx context.Context) error {
 func (o *owner) begin(rec Record) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if n := len(o.low); n == 0 || o.low[n-1].Offset != rec.Offset {
+	if n := len(o.low); o.open[rec.Offset] == 0 && (n == 0 || o.low[n-1].Offset != rec.Offset) {
 		o.low = append(o.low, Record{TP: rec.TP, Offset: rec.Offset})
 	}
 	o.open[rec.Offset]++
@@ -290,8 +293,9 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		}
 		c.joined.move(rec.Offset, e.At)
 		c.narrow(e.ReceiveMaximum)
-		c.cancel(func(j *job) bool { return j.asked().Before(e.At) }, errReconnected)
+		c.fresh = e.CleanStart == event.Yes || e.SessionPresent == event.No
 		c.cancelErrands(func(x *errand) bool { return x.at.Before(e.At) }, errReconnected)
+		c.cancel(func(j *job) bool { return j.asked().Before(e.At) }, errReconnected)
 		o.connected(ctx, rec, c, e)
 	case event.Disconnected:
 		c := o.client(e.Client)
@@ -299,15 +303,16 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 			return nil // of an older connection
 		}
 		c.gone.move(rec.Offset, e.At)
+		c.fresh = false
+		c.cancelErrands(func(x *errand) bool { return !x.at.After(e.At) }, errDisconnected)
 		c.cancel(func(j *job) bool { return !j.asked().After(e.At) }, errDisconnected)
 		c.cancelLookups(func(l *lookup) bool { return !l.at.After(e.At) }, errDisconnected)
-		c.cancelErrands(func(x *errand) bool { return !x.at.After(e.At) }, errDisconnected)
 	case event.Unsubscribed:
 		c := o.client(e.Client)
 		c.spoke(e.Filter.String())
 		c.seen[e.Filter.String()] = rec.Offset
+		c.quits(e.Filter)
 		c.cancel(func(j *job) bool { return j.replay.Filter == e.Filter }, errUnsubscribed)
-		c.cancelErrands(func(x *errand) bool { return x.filter == e.Filter }, errUnsubscribed)
 	case event.Subscribed:
 		o.subscribed(ctx, rec, e)
 	case event.ReplayContinued:
@@ -335,10 +340,8 @@ func (o *owner) subscribed(ctx context.Context, rec Record, e event.Subscribed) 
 	c := o.client(e.Client)
 	c.spoke(e.Filter.String())
 	c.seen[e.Filter.String()] = rec.Offset
-	bound := event.LastIDAt(e.ID.Time())
-	if s := o.r.Limits.ClockSkew; s > 0 {
-		bound = event.LastIDAt(e.At.Add(time.Millisecond + s))
-	}
+	bound := o.r.bound(e.Head)
+	delay, wanted := o.resumed(c, e)
 	p := o.r.Plan(e)
 	if p.Skipped != "" {
 		o.r.Metrics.Skipped.WithLabelValues("replayer", p.Skipped).Inc()
@@ -346,7 +349,11 @@ func (o *owner) subscribed(ctx context.Context, rec Record, e event.Subscribed) 
 	for _, rp := range p.Replays {
 		switch rp.Mode {
 		case Queue:
-			o.start(ctx, rec, c, rp, e.At, bound, rec.Offset, 0)
+			if !wanted {
+				o.r.Metrics.Skipped.WithLabelValues("replayer", SkipNotNew).Inc()
+				continue
+			}
+			o.start(ctx, rec, c, rp, asking{at: e.At, bound: bound, subscribe: rec.Offset, delay: delay})
 		case Retained:
 			o.retained(ctx, rec, c, rp, e.At, bound)
 		case Pubsub:
@@ -364,33 +371,71 @@ func (o *owner) continued(ctx context.Context, rec Record, e event.ReplayContinu
 	}
 	for _, rp := range o.r.Plan(e).Replays {
 		if rp.Mode == Queue && rp.Rule == e.Rule {
-			o.start(ctx, rec, c, rp, e.At, e.Bound, e.Subscribe, e.Slice)
+			o.start(ctx, rec, c, rp, asking{at: e.At, bound: e.Bound, subscribe: e.Subscribe, slice: e.Slice})
+			return
 		}
 	}
 }
 
-// start begins a replay, or raises the bound of the one that runs for the same filter and rule.
-func (o *owner) start(ctx context.Context, rec Record, c *client, rp Replay, at time.Time, bound event.ID, subscribe int64, slice int) {
+// asking is what one event asks of a replay.
+type asking struct {
+	at        time.Time // of the event
+	bound     event.ID  // the largest message id that belongs to the replay
+	subscribe int64     // offset of the event that began it
+	slice     int
+	delay     time.Duration // before it begins
+}
+
+// bound is the largest id of a message that may have been published before an event of a client.
+func (r *Replayer) bound(h event.Head) event.ID {
+	if s := r.Limits.ClockSkew; s > 0 {
+		return event.LastIDAt(h.At.Add(time.Millisecond + s))
+	}
+	return event.LastIDAt(h.ID.Time())
+}
+
+// start begins a replay with the others of this fetch.
+func (o *owner) start(ctx context.Context, rec Record, c *client, rp Replay, a asking) {
+	if run, _ := o.prepare(ctx, ctx, rec, c, rp, a); run != nil {
+		o.fresh = append(o.fresh, run)
+	}
+}
+
+// prepare makes a replay, to be run by the caller under ctx, or raises the bound of the one that runs for the same filter and rule. It
+// makes none, and returns false, once wait has ended.
+func (o *owner) prepare(ctx, wait context.Context, rec Record, c *client, rp Replay, a asking) (run func(), ok bool) {
 	o.begin(rec)
 	key := jobKey{rp.Filter.String(), rp.Rule}
-	if j := c.running(key); j != nil && j.raise(at, bound, subscribe, rec.Offset) {
-		return
-	}
 	jctx, cancel := context.WithCancelCause(ctx)
 	j := &job{
-		o: o, c: c, replay: rp, at: at, bound: bound, subscribe: subscribe, slice: slice, offsets: []int64{rec.Offset},
-		cancel: cancel, began: time.Now(), settled: time.Now().Add(o.r.Limits.Settle), event: rec,
-		place: o.r.admit.ask(), // here, so that replays are admitted in the order of their subscribes
+		o: o, c: c, replay: rp, at: a.at, bound: a.bound, subscribe: a.subscribe, slice: a.slice, offsets: []int64{rec.Offset},
+		cancel: cancel, began: time.Now(), settled: time.Now().Add(a.delay + o.r.Limits.Settle), event: rec, delay: a.delay,
 	}
-	c.add(key, j)
-	o.fresh = append(o.fresh, func() {
+	for old := (*job)(nil); ; {
+		if old, ok = c.claim(wait, key, j, old); old == nil {
+			break
+		}
+		if old.raise(a.at, a.bound, a.subscribe, rec.Offset) {
+			cancel(nil)
+			return nil, true
+		}
+	}
+	if !ok {
+		cancel(nil)
+		o.done(rec.Offset)
+		return nil, false
+	}
+	if a.delay == 0 {
+		j.place = o.r.admit.ask() // here, so that replays are admitted in the order of their subscribes
+	}
+	return func() {
 		defer cancel(nil)
 		j.run(jctx)
 		c.remove(key, j)
 		if !j.aborted {
 			j.report()
 		}
-	})
+	}, true
 }
 
 // launch begins the replays of one fetch, when all that it says of their clients is known.

@@ -9,12 +9,9 @@ func (r Rule) Unsupported() string {
 		return fmt.Sprintf("%s: pub/sub mode is not in this version: use %s and %s", r.Action, OnMessageFetchForQueue, OnMessageAckedForQueue)
 	case OnAckedDelete:
 		return fmt.Sprintf("%s: is not in this version: leave it out", r.Action)
-	case OnMessageFetchForQueue:
-		if r.Hook != SessionSubscribed {
-			return fmt.Sprintf("%s on %s: is not in this version: bind it to %s", r.Action, r.Hook, SessionSubscribed)
-		}
-	case OnClientConnected, OnClientDisconnected, OnSubscribeLookup, OnRetainLookup, OnSubscribeStore, OnUnsubscribeDelete, OnMessagePublish, OnMessageStore,
-		OnMessageRetain, OnRetainDelete, OnMessageAckedForQueue, SaveOfflineMessages:
+	case OnClientConnected, OnClientDisconnected, OnSubscribeLookup, OnRetainLookup, OnSubscribeStore, OnUnsubscribeDelete,
+		OnMessageFetchForQueue, OnMessagePublish, OnMessageStore, OnMessageRetain, OnRetainDelete, OnMessageAckedForQueue,
+		SaveOfflineMessages:
 	}
 	return ""
 }

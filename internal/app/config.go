@@ -164,6 +164,7 @@ type Writer struct {
 type Replayer struct {
 	Window        int           `yaml:"window" min:"1" max:"65535" doc:"How many messages a client may leave un-acked before the next is sent."`
 	ClockSkew     time.Duration `yaml:"clock_skew" min:"0s" max:"5m" doc:"How far the clocks of the broker's nodes may differ; 0 only for one embedded broker."`
+	ResumeDelay   time.Duration `yaml:"resume_delay" min:"0s" max:"10m" doc:"How long a replay waits when the subscription may have been there before: the broker hands over its own queue first. It does not wait where the source tells that the session or the subscription is new."`
 	Settle        time.Duration `yaml:"settle" min:"0s" max:"10m" doc:"After a replay from an asynchronous source, look once more after this time."`
 	SliceMessages int           `yaml:"slice_messages" min:"1" max:"1000000" doc:"A longer replay is cut into slices of this many messages."`
 	AckTimeout    time.Duration `yaml:"ack_timeout" min:"1s" max:"1h" doc:"A client that acks nothing for so long is left alone for a while."`
@@ -248,7 +249,7 @@ func Default() Config {
 		Ingest: Ingest{MaxPayload: 256 * KiB, Spool: Spool{Size: GiB, After: 500 * time.Millisecond}},
 		Writer: Writer{Hold: time.Second, MaxBatchRecords: 4096, MaxBatchBytes: 8 * MiB, FlushTimeout: 10 * time.Second},
 		Replayer: Replayer{
-			Window: 16, ClockSkew: 2 * time.Second, Settle: 10 * time.Second, SliceMessages: 1000,
+			Window: 16, ClockSkew: 2 * time.Second, ResumeDelay: 2 * time.Second, Settle: 10 * time.Second, SliceMessages: 1000,
 			AckTimeout: 30 * time.Second, MaxActive: 2000, MaxReads: 64, ReadLatency: 100 * time.Millisecond, TailBudget: 64 * MiB, QoS0Subscribe: "skip",
 		},
 		Delivery: Delivery{

@@ -178,6 +178,9 @@ func (c Config) Warnings() []string {
 				warn("%s: messages of %q are stored in %s and no rule fetches them", at, p.Topic, p.Sink)
 			}
 		case pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub:
+			if p.Hook == pipeline.ClientConnected && !has(pipeline.OnSubscribeStore) {
+				warn("%s: %s on %s goes by the stored subscriptions of a client, and no rule on_subscribe_store stores them in %s", at, p.Action, p.Hook, p.Sink)
+			}
 			if !has(pipeline.OnMessagePublish) {
 				warn("%s: messages of %q are fetched from %s and no rule stores them there", at, p.Topic, p.Sink)
 			}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,6 +29,7 @@ type Rule struct {
 	TimeRange   time.Duration `yaml:"time_range,omitempty" min:"0s" doc:"A replay returns messages not older than this; 0 = all."`
 	Addressee   string        `yaml:"addressee,omitempty" doc:"Whom a message is for, such as t/{clientid}/#: only that client's subscribe replays it and only its ack removes it. Empty = whoever acks first."`
 	Wildcards   *bool         `yaml:"wildcards,omitempty" doc:"Whether a subscribe with a wildcard replays. Unset = only with an addressee, or in pub/sub."`
+	Delay       time.Duration `yaml:"delay,omitempty" min:"0s" max:"1h" doc:"How long on_message_fetch_for_queue on client.connected waits, since the broker hands over its own queue first; 0 = 10s."`
 	Ack         RuleAck       `yaml:"ack,omitempty" doc:"Which acks count."`
 }
 
@@ -232,6 +234,10 @@ func (r Rule) bind(f event.Filter, b bound) pipeline.Rule {
 	if takes("time_range", b) {
 		out.MaxReturned, out.TimeRange, out.Wildcards = r.MaxReturned, r.TimeRange, r.Wildcards
 	}
+	if takes("delay", b) {
+		const usual = 10 * time.Second
+		out.Delay = cmp.Or(r.Delay, usual)
+	}
 	if takes("addressee", b) {
 		out.Addressee = r.Addressee
 	}
@@ -243,6 +249,9 @@ func (r Rule) bind(f event.Filter, b bound) pipeline.Rule {
 
 // takes reports whether an option means something to the action on the hook.
 func takes(option string, b bound) bool {
+	if option == "delay" {
+		return b.hook == pipeline.ClientConnected && b.action == pipeline.OnMessageFetchForQueue
+	}
 	switch b.action { //nolint:exhaustive // the others take none
 	case pipeline.OnMessagePublish, pipeline.OnMessageStore, pipeline.OnMessageRetain:
 		return option == "ttl"
@@ -266,6 +275,7 @@ func (r Rule) set() []string {
 		{"time_range", r.TimeRange != 0},
 		{"addressee", r.Addressee != ""},
 		{"wildcards", r.Wildcards != nil},
+		{"delay", r.Delay != 0},
 		{"ack", len(r.Ack.IgnoreClients) > 0},
 	} {
 		if o.is {

@@ -25,11 +25,12 @@ const (
 	seesConnect     sense = "connects"
 	seesDisconnect  sense = "disconnects"
 	seesCleanStart  sense = "clean start"
+	seesResumed     sense = "whether a session was resumed"
 )
 
 var senses = []sense{
 	seesPublish, seesSender, seesID, seesRetain, seesProperties, seesSubscribe, seesUnsubscribe, seesAck, seesReplayAck, seesConnect,
-	seesDisconnect, seesCleanStart,
+	seesDisconnect, seesCleanStart, seesResumed,
 }
 
 // sensesOf says what a rule's hook needs to run at all.
@@ -54,11 +55,11 @@ func (s Source) kind() string {
 func (s Source) blind() []sense {
 	switch {
 	case s.Exhook != nil: // 5.9 and later tell properties
-		return []sense{seesRetain, seesProperties, seesCleanStart}
+		return []sense{seesRetain, seesProperties, seesCleanStart, seesResumed}
 	case s.Webhook != nil && s.Webhook.Format == formatEMQX:
 		return []sense{seesID, seesProperties, seesAck, seesReplayAck, seesCleanStart}
 	case s.Webhook != nil && s.Webhook.Format != formatRule:
-		return []sense{seesID, seesAck, seesReplayAck, seesCleanStart}
+		return []sense{seesID, seesAck, seesReplayAck, seesCleanStart, seesResumed}
 	case s.MQTT != nil && s.MQTT.Decode == decodePlain:
 		out := []sense{seesSender, seesID, seesUnsubscribe, seesAck, seesReplayAck, seesConnect, seesDisconnect, seesCleanStart}
 		if s.MQTT.FetchTopic == "" {
@@ -99,6 +100,7 @@ var consequences = []struct {
 	{seesDisconnect, []pipeline.Action{pipeline.OnClientDisconnected}, "never runs"},
 	{seesDisconnect, []pipeline.Action{pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub}, "a replay goes on when its client leaves, until its acks stay away"},
 	{seesCleanStart, []pipeline.Action{pipeline.OnSubscribeLookup}, "runs at each connection, also where the session was kept"},
+	{seesResumed, []pipeline.Action{pipeline.OnMessageFetchForQueue, pipeline.OnMessageFetchForPubsub}, "a replay begins replayer.resume_delay after its subscribe, whether the session is new or not"},
 }
 
 // Sight says what each source cannot tell, and what that means for the rules. It is empty without sources, and where they tell all.

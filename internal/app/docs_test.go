@@ -76,6 +76,8 @@ func example() Config {
 		{On: "message.publish", Topic: "log/#", Do: List{"on_message_store"}, Sink: "history", TTL: 0},
 		{Preset: "emqx-offline-cassandra", Topic: "news/#", Sink: "archive", TTL: ttl},
 		{Topic: "pool/#", Action: "save_offline_messages", Sink: "pool1", TTL: ttl},
+		{On: "session.subscribed", Topic: "pool/#", Do: List{"on_subscribe_store"}, Sink: "pool1", TTL: ttl},
+		{On: "client.connected", Topic: "pool/#", Do: List{"on_message_fetch_for_queue"}, Sink: "pool1", TTL: ttl, Delay: 30 * time.Second},
 	}
 	return c
 }
@@ -188,6 +190,7 @@ rules:
     action: save_offline_messages
     sink: history
   - {preset: emqx-offline-cassandra, topic: "news/#", sink: history}
+  - {on: client.connected, do: on_message_fetch_for_queue, delay: 10s, sink: history}
 ` + "```" + `
 
 A preset stands for what EMQX 4 had for the store. Its options are those of the actions in it:
@@ -211,6 +214,15 @@ of the subscribe counts: with 1 only a new subscription gets them (and one of wh
 none does. The QoS is the lower of the message's and the subscription's, 0 included. With ` + "`delivery.to: direct`" + ` they carry the RETAIN
 flag; over MQTT they cannot, since a publish with the flag would set the message for everybody. Nothing waits for their acks. One that
 is published after the subscribe comes live only.
+
+on_message_fetch_for_queue on client.connected catches up where a broker resumes a session: no subscribe is told then, and the
+broker's own queue may have been full or lost. ` + "`delay`" + ` after the connect what is still un-acked of the client's stored subscriptions
+(on_subscribe_store) is replayed, up to the time of the connect; its topic, if it has one, selects among them. New sessions are left out
+where the source tells of them.
+
+A subscribe, too, may only repeat one of a session that goes on. Where the source says that it does, nothing is replayed, unless an
+earlier replay of it was cut short; where nothing is known, the replay waits for ` + "`replayer.resume_delay`" + `; where the session or the
+subscription is new, and at QoS 0, it begins at once.
 
 Both presets work on every type of sink. An action that is not in this version is refused where a rule names it itself.
 ` + "`restante convert`" + ` makes rules of a conf file, line by line.

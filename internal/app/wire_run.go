@@ -344,7 +344,7 @@ func (w *Wire) replayLimits() pipeline.ReplayLimits {
 	c := w.Process.Config
 	l := pipeline.DefaultReplayLimits
 	l.Window, l.Active, l.Slice, l.AckTimeout = c.Replayer.Window, c.Replayer.MaxActive, c.Replayer.SliceMessages, c.Replayer.AckTimeout
-	l.ClockSkew, l.Settle = c.Replayer.ClockSkew, c.Replayer.Settle
+	l.ClockSkew, l.Settle, l.ResumeDelay = c.Replayer.ClockSkew, c.Replayer.Settle, c.Replayer.ResumeDelay
 	l.Reads, l.ReadTarget = c.Replayer.MaxReads, c.Replayer.ReadLatency
 	l.ClientRate, l.ProcessRate = c.Replayer.Rate.Client, c.Replayer.Rate.Process
 	l.Drain = c.Shutdown.Drain
