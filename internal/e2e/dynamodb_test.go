@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	ddb "github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/restante/restante/internal/e2e/e2etest"
 )
 
 // plainDynamoDB is a set of tables, seen by the plain SDK.
@@ -80,7 +82,7 @@ func (p plainDynamoDB) scan(t *testing.T, table string) []map[string]value {
 }
 
 func (p plainDynamoDB) messages(ctx context.Context) (map[string]stored, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, e2etest.Patience)
 	defer cancel()
 	items, err := p.items(ctx, "mqtt_msg")
 	if err != nil {
