@@ -136,7 +136,7 @@ func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
 			}
 			took := awaitFresh(t, look, load)
 			t.Logf("%s was away at the start: caught up %v after it was back, %d PUBACKs", kind, took, load.Acked())
-			times(t, writer, 1, notThere, `"what":"sink history"`)
+			onceAMinute(t, writer, notThere, `"what":"sink history"`)
 
 			w.start("replayer")
 			visitor := e2etest.StartVisitor(t, w.broker, "visitor", "t/load/0")
@@ -235,7 +235,7 @@ func TestAReplayerWaitsForNoOtherSink(t *testing.T) {
 		t.Error(err)
 	}
 	w.notReady("replayer", "sink dynamodb")
-	times(t, replayer, 1, notThere, `"what":"sink dynamodb"`)
+	onceAMinute(t, replayer, notThere, `"what":"sink dynamodb"`)
 }
 
 // TestASinkThatIsDownStallsNoOther: two sinks side by side, each with a group of its own, in one writer.
@@ -255,7 +255,7 @@ func TestASinkThatIsDownStallsNoOther(t *testing.T) {
 	progress(t, load, 50)
 	took := awaitFresh(t, looks["cassandra"], load)
 	t.Logf("dynamodb is down at the start: cassandra was up to date %v after 50 PUBACKs", took)
-	times(t, writer, 1, notThere, `"what":"sink dynamodb"`)
+	onceAMinute(t, writer, notThere, `"what":"sink dynamodb"`)
 	wires["dynamodb"].Set(proxy.Pass)
 	took = awaitFresh(t, looks["dynamodb"], load)
 	t.Logf("dynamodb was down at the start: caught up %v after it was back", took)

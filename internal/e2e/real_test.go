@@ -299,6 +299,14 @@ func times(t *testing.T, p *e2etest.Process, n int, texts ...string) {
 	}
 }
 
+// onceAMinute checks that a process wrote texts to its log, on one line, and again once a minute at most.
+func onceAMinute(t *testing.T, p *e2etest.Process, texts ...string) {
+	t.Helper()
+	if got, most := said(p, texts...), 1+int(p.Age()/time.Minute); got < 1 || got > most {
+		t.Errorf("the log says %q %d times, want 1 to %d", texts, got, most)
+	}
+}
+
 // said is how many lines of a process's log have all the texts.
 func said(p *e2etest.Process, texts ...string) int {
 	got := 0

@@ -35,6 +35,7 @@ func Main(m interface{ Run() int }, commands map[string]func() int) {
 type Process struct {
 	t     *testing.T
 	name  string
+	began time.Time
 	cmd   *exec.Cmd
 	ended chan struct{}
 
@@ -80,7 +81,7 @@ func StartFile(t *testing.T, file string, args ...string) *Process {
 
 func begin(t *testing.T, name string, args []string, cmd *exec.Cmd) *Process {
 	t.Helper()
-	p := &Process{t: t, name: name, cmd: cmd, ended: make(chan struct{})}
+	p := &Process{t: t, name: name, cmd: cmd, began: time.Now(), ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
 	p.cmd.WaitDelay = 5 * time.Second // a child of its own may hold the pipes
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -117,6 +118,9 @@ func (p *Process) Out() string { return p.out.String() }
 
 // Log is what the process has written to stderr.
 func (p *Process) Log() string { return p.log.String() }
+
+// Age is how long ago it was started.
+func (p *Process) Age() time.Duration { return time.Since(p.began) }
 
 // Pid is its process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
