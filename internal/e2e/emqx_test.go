@@ -33,6 +33,7 @@ type ruleBroker struct {
 	mu     sync.Mutex
 	ids    map[string]string // message ids by topic and payload: each message of the test is another
 	flight map[string]packets.Packet
+	queues map[string]int // how much is kept for a client; for others all is
 }
 
 // startRuleBroker listens on the address until the test ends. Its rules on messages are about these topics, which must leave out
@@ -78,7 +79,14 @@ func (b *ruleBroker) Provides(hook byte) bool {
 }
 
 func (b *ruleBroker) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { return true }
-func (b *ruleBroker) OnACLCheck(*mochi.Client, string, bool) bool              { return true }
+
+// OnACLCheck keeps what is over the limit from a client's session, as a full queue does.
+func (b *ruleBroker) OnACLCheck(cl *mochi.Client, _ string, write bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	most, ok := b.queues[cl.ID]
+	return write || !ok || cl.State.Inflight.Len() < most
+}
 
 // republish is the action of all rules.
 func (b *ruleBroker) republish(event string, cl *mochi.Client, fields map[string]any) {
