@@ -111,13 +111,17 @@ func Table(t *testing.T, file, table string) (columns []string, rows [][]string)
 		t.Fatal(err)
 	}
 	for r.Next() {
-		row := make([]string, len(columns))
+		texts := make([]sql.NullString, len(columns))
 		into := make([]any, len(columns))
-		for i := range row {
-			into[i] = &row[i]
+		for i := range texts {
+			into[i] = &texts[i]
 		}
 		if err := r.Scan(into...); err != nil {
 			t.Fatal(err)
+		}
+		row := make([]string, len(columns))
+		for i, text := range texts {
+			row[i] = text.String // NULL is ""
 		}
 		rows = append(rows, row)
 	}
