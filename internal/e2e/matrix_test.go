@@ -46,7 +46,7 @@ admin: {listen: %[7]q}
 
 // matrixActions are the actions of the design. Each has a cell for each store.
 var matrixActions = []string{
-	"on_client_connected", "on_client_disconnected", "on_subscribe_store", "on_unsubscribe_delete",
+	"on_client_connected", "on_client_disconnected", "on_subscribe_store", "on_unsubscribe_delete", "on_subscribe_lookup",
 	"on_message_publish", "on_message_fetch_for_queue", "on_message_acked_for_queue", "on_message_store",
 	"on_message_retain", "on_retain_lookup", "on_retain_delete",
 }
@@ -248,6 +248,7 @@ func TestMatrix(t *testing.T) {
 			m.queue()
 			m.history()
 			m.retained()
+			m.lookup(open)
 		})
 	}
 }
