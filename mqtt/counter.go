@@ -15,7 +15,7 @@ const (
 	CountRefusedSize     Counter = "refused_size"     // a packet over the limit
 	CountRefusedJSON     Counter = "refused_json"     // an event of a broker that cannot be made out
 	CountIgnored         Counter = "ignored_event"    // an event of a broker that nothing here needs
-	CountRefusedLine     Counter = "refused_line"     // a line of a broker's log that is not understood
+	CountRefusedLine     Counter = "refused_line"     // a line of a broker's log, or a counter of it, that is not understood
 	CountAmbiguous       Counter = "ambiguous_line"   // a line of a broker's log that can be read in several ways
 	CountRefusedAnswer   Counter = "refused_answer"   // what came to a response topic and proves no replay
 	CountUnmappedAck     Counter = "unmapped_ack"     // an ack, or a dropped delivery, that does not tell of which message
@@ -28,6 +28,7 @@ const (
 	CountRefusedAuth     Counter = "refused_auth"     // a request without the right token or signature
 	CountRefusedPoison   Counter = "refused_poison"   // an event that the log can never take
 	CountNotTaken        Counter = "not_taken"        // an event that was not taken since the source stops; not acknowledged
+	CountBrokerDropped   Counter = "broker_dropped"   // a delivery, to whomever, that the broker's own counter says it has dropped
 	CountLostAck         Counter = "lost_ack"         // an ack or disconnect that did not become durable
 	CountDroppedQoS0     Counter = "dropped_qos0"     // a QoS 0 message dropped since the queue of a source was full
 	CountDroppedInflight Counter = "dropped_inflight" // a delivery dropped since the client's in-flight store was full
@@ -41,7 +42,7 @@ func Counters() []Counter {
 	return []Counter{
 		CountReplay, CountForged, CountOwnEvent, CountOwnRefused, CountRefusedTopic, CountRefusedFilter, CountRefusedSize,
 		CountRefusedJSON, CountIgnored, CountRefusedLine, CountAmbiguous, CountRefusedAnswer, CountUnmappedAck, CountRefusedClient, CountRefusedID, CountRefusedRequest,
-		CountGap, CountHeld, CountUnavailable, CountRefusedAuth, CountRefusedPoison, CountNotTaken, CountLostAck, CountDroppedQoS0,
+		CountGap, CountHeld, CountUnavailable, CountRefusedAuth, CountRefusedPoison, CountNotTaken, CountBrokerDropped, CountLostAck, CountDroppedQoS0,
 		CountDroppedInflight, CountDroppedQueue,
 		CountDroppedSize, CountSlowClient,
 	}

@@ -110,7 +110,13 @@ func (s Server) dial(ctx context.Context, log *slog.Logger, cfg autopaho.ClientC
 		l.down()
 		return onDown == nil || onDown()
 	}
-	cfg.OnConnectError = l.complain
+	onError := cfg.OnConnectError
+	cfg.OnConnectError = func(err error) {
+		l.complain(err)
+		if onError != nil {
+			onError(err)
+		}
+	}
 	cfg.OnClientError = func(err error) { l.log.WarnContext(ctx, "connection to broker lost", "client", l.clientID, "err", err) }
 	cfg.OnServerDisconnect = func(d *paho.Disconnect) {
 		l.log.WarnContext(ctx, "broker closed the connection", "client", l.clientID, "reason", d.ReasonCode)

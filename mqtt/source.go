@@ -45,6 +45,10 @@ type SourceConfig struct {
 	// Drain is how long a stop waits for what was taken (20 s when 0).
 	Drain   time.Duration
 	Decoder Decoder
+	// Drops are the filters of the broker's counters of dropped deliveries ([AnyDropFilters] and the like); empty = they are not
+	// watched. Dropped is told by how much one has risen; it may be nil.
+	Drops   []string
+	Dropped func(n uint64)
 	// Count is called for each thing counted; nil counts nothing. Log may be nil.
 	Count func(Counter)
 	Log   *slog.Logger
@@ -80,6 +84,9 @@ func NewSource(cfg SourceConfig) (*Source, error) {
 	}
 	if cfg.Count == nil {
 		cfg.Count = func(Counter) {}
+	}
+	if cfg.Dropped == nil {
+		cfg.Dropped = func(uint64) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -158,6 +165,9 @@ func (s *Source) Run(ctx context.Context, accept pipeline.Accept) error {
 	var wg sync.WaitGroup
 	for i, c := range s.conns {
 		wg.Go(func() { errs[i] = c.run(ctx, work, accept) })
+	}
+	if len(s.cfg.Drops) > 0 {
+		wg.Go(func() { newDrops(s.cfg).run(ctx) }) // ends with ctx
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
