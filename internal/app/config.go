@@ -118,6 +118,7 @@ type MQTTSource struct {
 	ReceiveMaximum int           `yaml:"receive_maximum" min:"1" max:"65535" doc:"How many messages the broker may send before the first is acknowledged."`
 	SessionExpiry  time.Duration `yaml:"session_expiry" min:"1m" doc:"How long the broker keeps our messages while we are away."`
 	FetchTopic     string        `yaml:"fetch_topic" doc:"With decode: plain or mosquitto, the topic to which a client publishes a filter to ask for its messages; empty = off. It holds {clientid} as one level."`
+	BrokerDrops    bool          `yaml:"broker_drops" doc:"Watch the broker's own counter of dropped deliveries under $SYS, over a connection of its own. A broker that does not allow that is not asked again before the next start."`
 }
 
 // WebhookSource is an HTTP server that brokers post to.
@@ -283,7 +284,7 @@ func (s *Source) choose(typ string) any {
 	case "mqtt":
 		s.MQTT = &MQTTSource{
 			Decode: "plain", ClientPrefix: "restante-", QoS: 1,
-			ReceiveMaximum: 1024, SessionExpiry: 24 * time.Hour, FetchTopic: "offline/fetch/{clientid}",
+			ReceiveMaximum: 1024, SessionExpiry: 24 * time.Hour, FetchTopic: "offline/fetch/{clientid}", BrokerDrops: true,
 		}
 	case "webhook":
 		s.Webhook = &WebhookSource{

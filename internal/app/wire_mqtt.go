@@ -90,6 +90,10 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 			decoder = mqtt.NewMosquitto(plain, w.Rules.Own)
 		}
 	}
+	var drops []string
+	if s.BrokerDrops {
+		drops = map[string][]string{decodeEMQX: mqtt.EMQXDropFilters, decodeLog: mqtt.MosquittoDropFilters, decodePlain: mqtt.AnyDropFilters}[s.Decode]
+	}
 	group := ""
 	if s.connections() > 1 {
 		group = "restante-" + name
@@ -99,7 +103,8 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 		Prefix: s.ClientPrefix, Ordinal: s.Ordinal, Connections: s.connections(), Filters: filters, Group: group,
 		QoS: event.QoS(s.QoS), SessionExpiry: s.SessionExpiry, //nolint:gosec // 1 or 2
 		ReceiveMaximum: uint16(s.ReceiveMaximum), Drain: w.Process.Config.Shutdown.Drain, //nolint:gosec // up to 65,535
-		Decoder: decoder, Count: w.count, Log: w.Process.Log,
+		Decoder: decoder, Count: w.count, Log: w.Process.Log, Drops: drops,
+		Dropped: func(n uint64) { w.counters.WithLabelValues(string(mqtt.CountBrokerDropped)).Add(float64(n)) },
 	})
 }
 
