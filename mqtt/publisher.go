@@ -174,11 +174,15 @@ func (p *Publisher) Publish(ctx context.Context, to event.ClientID, m pipeline.O
 	}()
 	ack, err := l.cm.Publish(pctx, out)
 	o, err := outcome(m.ID, ack, err)
-	if p.cfg.Envelope {
+	if p.enveloped(m) {
 		o.NoSubscriber = false // or held back by our server, which the answer does not tell: the replay waits for the ack
 	}
 	return o, err
 }
+
+// enveloped reports whether the message goes in an envelope, which is there for its ack. A retained message waits for none, and an
+// envelope that our server holds back is not sent again.
+func (p *Publisher) enveloped(m pipeline.Outgo) bool { return p.cfg.Envelope && !m.Retained }
 
 // fit makes the message fit the broker's limits, or says why it cannot.
 func fit(out *paho.Publish, ack *paho.Connack) error {
@@ -229,7 +233,7 @@ func (p *Publisher) packet(to event.ClientID, m pipeline.Outgo) (*paho.Publish, 
 		}
 	}
 	sent := topic
-	if p.cfg.Envelope {
+	if p.enveloped(m) {
 		if sent, err = p.cfg.Secret.Seal(Envelope{Message: m.ID, Client: to, Topic: topic}, m.Payload); err != nil {
 			return nil, "", fault.Poison(fmt.Errorf("publish %s: %w", m.ID, err))
 		}
@@ -248,7 +252,11 @@ func (p *Publisher) packet(to event.ClientID, m pipeline.Outgo) (*paho.Publish, 
 	for _, u := range p.cfg.Secret.Properties(to, topic.String(), m) {
 		props.User = append(props.User, paho.UserProperty{Key: u.Key, Value: u.Value})
 	}
-	out := &paho.Publish{Topic: sent.String(), QoS: byte(m.QoS), Payload: m.Payload, Properties: props}
+	qos := m.QoS
+	if m.Confirm {
+		qos = max(qos, 1) // the broker lowers it for its subscriber
+	}
+	out := &paho.Publish{Topic: sent.String(), QoS: byte(qos), Payload: m.Payload, Properties: props}
 	return out, topic.String(), p.expire(out, m)
 }
 

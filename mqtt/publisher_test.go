@@ -217,6 +217,47 @@ func TestPublishKeepsToTheBrokersQoS(t *testing.T) {
 	}
 }
 
+// TestAMessageAtQoS0IsPublishedAsFarAsItMustBeKnown: at QoS 0, but for one whose acceptance counts; a retained one in no envelope, and
+// without the flag, which would set it for everybody.
+func TestAMessageAtQoS0IsPublishedAsFarAsItMustBeKnown(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change   func(*pipeline.Outgo)
+		envelope bool
+		qos      byte
+		sealed   bool
+	}{
+		"a repeat":                {func(*pipeline.Outgo) {}, false, 0, false},
+		"its acceptance counts":   {func(m *pipeline.Outgo) { m.Confirm = true }, false, 1, false},
+		"retained":                {func(m *pipeline.Outgo) { m.Retained, m.Retain = true, true }, false, 0, false},
+		"retained with envelopes": {func(m *pipeline.Outgo) { m.Retained = true }, true, 0, false},
+		"a repeat with envelopes": {func(*pipeline.Outgo) {}, true, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := make(chan packets.Publish, 1)
+			f := &fake{publish: func(conn net.Conn, p *packets.Publish) {
+				got <- *p
+				if p.QoS > 0 {
+					puback(conn, p, 0x10)
+				}
+			}}
+			p, _ := startPublisher(t, f.start(t), func(cfg *mqtt.PublisherConfig) { cfg.Envelope = c.envelope })
+			m := outgo(t, "a/b", "x")
+			m.QoS = 0
+			c.change(&m)
+			out, err := p.Publish(contextOf(t), "c", m)
+			if err != nil || out.NoSubscriber != (c.qos > 0) {
+				t.Errorf("%+v, %v", out, err)
+			}
+			sent := <-got
+			if sealed := sent.Topic != "a/b"; sent.QoS != c.qos || sent.Retain || sealed != c.sealed {
+				t.Errorf("published to %q at QoS %d, retain %t", sent.Topic, sent.QoS, sent.Retain)
+			}
+		})
+	}
+}
+
 func TestPublishFailsAtOnceWhenItsConnectionIsCut(t *testing.T) {
 	t.Parallel()
 	f := &fake{publish: func(c net.Conn, _ *packets.Publish) { _ = c.Close() }}

@@ -21,6 +21,7 @@ type delivery struct {
 	QoS       event.QoS
 	Remaining int
 	Retained  bool
+	Confirm   bool
 	After     time.Duration // since the test began
 	id        event.ID
 	broker    event.ID // what the broker calls it, where it does
@@ -51,7 +52,7 @@ func (b *broker) Publish(_ context.Context, to event.ClientID, m pipeline.Outgo)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d := delivery{
-		To: to, Topic: m.Topic.String(), Payload: string(m.Payload), QoS: m.QoS, Remaining: m.Remaining, Retained: m.Retained, After: time.Since(b.began), id: m.ID,
+		To: to, Topic: m.Topic.String(), Payload: string(m.Payload), QoS: m.QoS, Remaining: m.Remaining, Retained: m.Retained, Confirm: m.Confirm, After: time.Since(b.began), id: m.ID,
 	}
 	if b.answer != nil {
 		if o, err := b.answer(d); err != nil || o.NoSubscriber {

@@ -18,6 +18,8 @@ type Outgo struct {
 	QoS event.QoS
 	// Remaining is how many messages wait behind this one in the replay, 0 = caught up, as far as is known.
 	Remaining int
+	// Confirm says that the broker must tell that it has taken the message, although the client gets it at QoS 0.
+	Confirm bool
 	// Retained says that it is the topic's retained message, and QoS may be 0. Where a message goes to one session alone it carries
 	// the RETAIN flag; a publish with the flag would set the broker's own retained message, for everybody.
 	Retained bool

@@ -294,7 +294,7 @@ func (r *Replayer) retry(ctx context.Context, what, sink string, do func() error
 // send publishes one message within the window.
 func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 	r := j.o.r
-	if r.Limits.Slice > 0 && j.count >= r.Limits.Slice && j.replay.MaxReturned == 0 { // a slice does not know what the newest were
+	if r.Limits.Slice > 0 && j.count >= r.Limits.Slice && j.replay.MaxReturned == 0 && !j.repeats() { // a slice does not know what the newest were, or what was sent
 		return errSliceOver
 	}
 	if err := pace(ctx, j.c.pace, r.pace); err != nil {
@@ -308,7 +308,7 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 		j.others = append(j.others, otherFlight{m.ID, other})
 		return nil
 	}
-	out := Outgo{Message: m, QoS: min(m.QoS, j.replay.QoS), Remaining: remaining}
+	out := Outgo{Message: m, QoS: min(m.QoS, j.replay.QoS), Remaining: remaining, Confirm: j.replay.Once}
 	for attempt := 1; ; attempt++ {
 		o, err := r.Publisher.Publish(ctx, j.c.id, out)
 		switch {
@@ -341,19 +341,27 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 	}
 }
 
+// repeats reports whether the replay is at QoS 0 and waits for nothing.
+func (j *job) repeats() bool { return j.replay.QoS == 0 && !j.replay.Once }
+
 // published books a message that the broker has taken. Where that is the evidence, its ack goes to the log now.
 func (j *job) published(ctx context.Context, m sinks.Message, f *flight) error {
 	r := j.o.r
 	f.at = time.Now()
 	j.sent[m.ID] = f
-	j.order = append(j.order, m.ID)
 	j.count++
-	r.Metrics.ReplayUnacked.Inc()
+	if j.repeats() {
+		j.c.giveUp(m.ID, f) // for another replay of the client it is not delivered
+		r.Metrics.ReplayMessages.WithLabelValues(messageQoS0).Inc()
+	} else {
+		j.order = append(j.order, m.ID)
+		r.Metrics.ReplayUnacked.Inc()
+	}
 	if !j.started {
 		j.started = true
 		r.Metrics.ReplayFirst.Observe(sinceRecord(j.event, r.Now()).Seconds())
 	}
-	if r.Evidence == EvidencePuback {
+	if r.Evidence == EvidencePuback && !j.repeats() || j.replay.Once {
 		e := event.Acked{
 			Head:  event.Head{ID: r.Minter.Mint(), Source: r.Source, At: r.Now()},
 			Topic: m.Topic, Client: j.c.id, Message: m.ID, Replayed: true,

@@ -64,6 +64,8 @@ type Replay struct {
 	Client event.ClientID
 	Filter event.Filter
 	QoS    event.QoS // granted
+	// Once says that what the broker takes counts as acknowledged, although it is sent at QoS 0.
+	Once bool
 	// Selects reports whether a stored topic belongs to the replay: it matches the subscription and the rule, is stored as
 	// pending by some rule of the sink, and is addressed to the client.
 	Selects     func(event.Topic) bool
@@ -113,7 +115,7 @@ type Planner func(event.Event) Plan
 
 // ForSink returns the planner of one sink.
 func (r *Rules) ForSink(sink string) Planner {
-	sub := &Rules{own: r.own}
+	sub := &Rules{own: r.own, qos0: r.qos0}
 	for _, c := range r.rules {
 		if c.Sink == sink {
 			sub.rules = append(sub.rules, c)
@@ -330,12 +332,14 @@ func (r *Rules) replay(c compiled, client event.ClientID, f event.Filter, qos ev
 		return Replay{}, SkipShared
 	case !exact && mode != Retained && !c.replaysWildcards():
 		return Replay{}, SkipWildcard
-	case qos == 0 && mode != Retained:
+	case qos == 0 && mode != Retained && r.qos0 != QoS0Repeat && r.qos0 != QoS0Once,
+		qos == 0 && r.qos0 == QoS0Repeat && c.Hook == ClientConnected: // that repeats at subscribes
 		return Replay{}, SkipQoS0
 	}
 	rule, sink, who := c.Topic, c.Sink, c.addressee
 	return Replay{
 		Mode: mode, Sink: sink, Rule: c.name(), Client: client, Filter: f, QoS: qos, MaxReturned: c.MaxReturned, TimeRange: c.TimeRange,
+		Once: qos == 0 && mode == Queue && r.qos0 == QoS0Once,
 		Selects: func(t event.Topic) bool {
 			return f.Match(t) && (rule.IsZero() || rule.Match(t)) && who.is(t, client) && (mode == Retained || r.pending(sink, t))
 		},

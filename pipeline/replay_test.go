@@ -35,10 +35,13 @@ func numbers(n int) []string {
 }
 
 // story runs a test of the replayer in a bubble.
-func story(t *testing.T, rules []pipeline.Rule, change func(*pipeline.Replayer), tell func(t *testing.T, s *stack, b *broker)) {
+func story(t *testing.T, rules []pipeline.Rule, change func(*pipeline.Replayer), tell func(t *testing.T, s *stack, b *broker), prepare ...func(*stack)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := newStack(t, 1, rules...)
+		for _, p := range prepare {
+			p(s)
+		}
 		b := newBroker(s)
 		s.replayer(b, nil, change)
 		time.Sleep(time.Second)

@@ -125,6 +125,24 @@ func (e *RuleError) Unwrap() error { return e.Err }
 type Rules struct {
 	rules []compiled
 	own   []string
+	qos0  QoS0
+}
+
+// QoS0 says what a subscribe at QoS 0 gets, to which no ack will come.
+type QoS0 string
+
+// The kinds of it.
+const (
+	QoS0Skip   QoS0 = "skip"   // nothing
+	QoS0Repeat QoS0 = "repeat" // what is stored, at every subscribe; nothing is removed by it
+	QoS0Once   QoS0 = "once"   // what is stored, and what the broker takes counts as acknowledged
+)
+
+// WithQoS0 returns rules that give subscribes at QoS 0 what q says; without it that is nothing.
+func (r *Rules) WithQoS0(q QoS0) *Rules {
+	out := *r
+	out.qos0 = q
+	return &out
 }
 
 type compiled struct {

@@ -173,7 +173,7 @@ type Replayer struct {
 	MaxReads      int           `yaml:"max_reads" min:"1" max:"10000" doc:"Reads of one store at a time in one process; the others wait in their order."`
 	ReadLatency   time.Duration `yaml:"read_latency" min:"1ms" max:"1m" doc:"While reads of a store take longer on average, fewer of them run at a time."`
 	TailBudget    Size          `yaml:"tail_budget" min:"1MiB" max:"16GiB" doc:"Memory for what the writers have not written yet."`
-	QoS0Subscribe string        `yaml:"qos0_subscribe" one:"skip" later:"repeat|once" doc:"What a subscribe at QoS 0 gets: skip = no replay, counted."`
+	QoS0Subscribe string        `yaml:"qos0_subscribe" one:"skip|repeat|once" doc:"What a subscribe at QoS 0 gets: skip = no replay, counted; repeat = everything that is stored, at each such subscribe, and nothing is removed by it; once = what is stored, and what the broker has taken is removed as if it were acked."`
 	Rate          Rate          `yaml:"rate" doc:"Limits of replayed messages a second."`
 }
 

@@ -93,7 +93,10 @@ func TestBadFilesAreExplained(t *testing.T) {
 		"answers nobody hears":      {"sources: {x: {type: embedded}}\ndelivery: {evidence: app}\n", "delivery.evidence (line 2): app: no source hears the clients' answers on offline/ack/{clientid}: add one of type mqtt with decode: plain or mosquitto"},
 		"answers to direct":         {"sources: {x: {type: embedded}}\ndelivery: {evidence: app, to: direct}\n", "delivery.evidence (line 2): app needs a replay that is published: with delivery to direct use broker"},
 		"answers to no client":      {"delivery: {ack_topic: offline/ack}\n", `delivery.ack_topic (line 1): "offline/ack" must hold {clientid} as exactly one level, and no other braces`},
-		"qos 0 policy of later":     {"replayer: {qos0_subscribe: repeat}\n", "replayer.qos0_subscribe (line 1): repeat is not in this version: skip"},
+		"unknown qos 0 policy":      {"replayer: {qos0_subscribe: always}\n", "replayer.qos0_subscribe (line 1): \"always\" is unknown: one of skip, repeat, once"},
+		"once behind envelopes": {
+			"sources: {e: {type: exhook}}\nreplayer: {qos0_subscribe: once}\ndelivery: {secret: 0123456789abcdef}\n", "replayer.qos0_subscribe (line 2): once: with exhook and evidence broker the broker's PUBACK does not tell that it took a replay: use skip or repeat, or puback as evidence",
+		},
 		"drain against session":     {"shutdown: {drain: 25s}\n", "shutdown.drain (line 1): 25s and 5s more must be less than kafka.session_timeout (30s): no heartbeats are sent while a process drains"},
 		"drain against rebalance":   {"kafka: {rebalance_timeout: 20s}\n", "shutdown.drain: 20s must be less than kafka.rebalance_timeout (20s)"},
 		"names for Kafka":           {"kafka: {names: {topics: \"a b\"}}\n", `kafka.names.topics (line 1): "a b" is no name for Kafka: letters, digits, '.', '_' and '-', at most 170`},

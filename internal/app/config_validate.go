@@ -241,6 +241,9 @@ func (c Config) checkDelivery(faults *Faults) {
 	if c.envelopes() && len(d.Secret) == 0 && d.SecretFile == "" {
 		faults.add("delivery.secret", "is required with exhook: by it ingest knows the replays whose acks it maps; set secret or secret_file, or use puback as evidence")
 	}
+	if c.envelopes() && c.Replayer.QoS0Subscribe == string(pipeline.QoS0Once) {
+		faults.add("replayer.qos0_subscribe", "once: with exhook and evidence broker the broker's PUBACK does not tell that it took a replay: use skip or repeat, or puback as evidence")
+	}
 	rules, _ := c.expand()
 	for _, p := range rules {
 		pubsub := p.Action == pipeline.OnMessageFetchForPubsub

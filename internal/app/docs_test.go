@@ -224,6 +224,9 @@ A subscribe, too, may only repeat one of a session that goes on. Where the sourc
 earlier replay of it was cut short; where nothing is known, the replay waits for ` + "`replayer.resume_delay`" + `; where the session or the
 subscription is new, and at QoS 0, it begins at once.
 
+A subscribe at QoS 0 gets what ` + "`replayer.qos0_subscribe`" + ` says. ` + "`repeat`" + ` is what EMQX's plugins did: everything that is stored, at each
+subscribe, and nothing is removed by it. With ` + "`once`" + ` the broker's acceptance removes a message: what the network loses after it is lost.
+
 Both presets work on every type of sink. An action that is not in this version is refused where a rule names it itself.
 ` + "`restante convert`" + ` makes rules of a conf file, line by line.
 

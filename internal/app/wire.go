@@ -53,6 +53,7 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 	if w.Rules, err = pipeline.Compile(c.PipelineRules(), c.OwnPrefixes()...); err != nil {
 		return nil, err
 	}
+	w.Rules = w.Rules.WithQoS0(pipeline.QoS0(c.Replayer.QoS0Subscribe))
 	node, err := randomNode()
 	if err != nil {
 		return nil, err
