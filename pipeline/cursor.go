@@ -30,7 +30,6 @@ type cursor struct {
 
 	ready   []sinks.Message // ascending; merged and final
 	more    bool            // the store may have more behind ready
-	cutOff  int             // messages that newest left out, as far as was seen
 	expired []event.ID
 }
 
@@ -88,7 +87,6 @@ func (c *cursor) merge(page []sinks.Message, upTo event.ID) {
 	}
 	if over := len(c.ready) - from - c.sel.newest; c.sel.newest > 0 && over > 0 {
 		c.ready = slices.Delete(c.ready, from, from+over)
-		c.cutOff += over
 	}
 }
 

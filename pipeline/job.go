@@ -39,17 +39,18 @@ type job struct {
 	subscribe int64
 	offsets   []int64 // the events that end with this job
 
-	sent    map[event.ID]*flight // nil = it had expired
-	order   []event.ID           // of sent, un-acked only, eldest first
-	others  []otherFlight        // on their way for other replays of the client
-	count   int                  // messages sent in this slice
-	floors  map[event.Topic]event.ID
-	started bool   // the first message is out
-	kept    *Outgo // the next message to send: whether one follows it is not known yet
-	retries int
-	place   *place // in the line for a place among the active replays; nil = none
-	active  bool   // has a place among the active replays
-	aborted bool
+	sent      map[event.ID]*flight // nil = it had expired
+	order     []event.ID           // of sent, un-acked only, eldest first
+	others    []otherFlight        // on their way for other replays of the client
+	count     int                  // messages sent in this slice
+	floor     event.ID             // with a limit: no message up to it is sent; zero = none yet
+	uncounted *selection           // what the limit has left out, until it is counted
+	started   bool                 // the first message is out
+	kept      *Outgo               // the next message to send: whether one follows it is not known yet
+	retries   int
+	place     *place // in the line for a place among the active replays; nil = none
+	active    bool   // has a place among the active replays
+	aborted   bool
 }
 
 // raise takes over a later subscribe to the same filter; false when the job is about to end.
@@ -97,7 +98,6 @@ func (j *job) report() {
 
 func (j *job) run(ctx context.Context) {
 	j.sent = make(map[event.ID]*flight)
-	j.floors = make(map[event.Topic]event.ID)
 	err := j.wait(ctx)
 	if err == nil {
 		err = j.enter(ctx)
@@ -192,6 +192,9 @@ func (j *job) passes(ctx context.Context) error {
 		left := false
 		if err == nil {
 			left, err = j.await(ctx)
+		}
+		if err == nil {
+			err = j.countRest(ctx, v)
 		}
 		if errors.Is(err, errNotAcking) {
 			if err = j.park(ctx); err == nil {

@@ -81,6 +81,7 @@ const (
 	messageExpired = "expired"
 	messageError   = "error"
 	messageQoS0    = "qos0"
+	messageLeftOut = "left_out"
 
 	parkedAdmission = "admission"
 	parkedNotAcking = "not_acking"
@@ -171,7 +172,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	fill(m.DeadErrors, components)
 	fill(m.Undrained, components)
 	fill(m.ReplayRequests, []string{replayComplete, replayPartial, replayEmpty, replayAborted, replayHandedOn})
-	fill(m.ReplayMessages, []string{messageAcked, messageUnacked, messageExpired, messageError, messageQoS0})
+	fill(m.ReplayMessages, []string{messageAcked, messageUnacked, messageExpired, messageError, messageQoS0, messageLeftOut})
 	fill(m.Lookups, []string{lookupRestored, lookupEmpty, lookupGone, lookupCancelled})
 	fill(m.LookupSubs, []string{subRestored, subRefused, subNewer, subUnreadable})
 	fill(m.Retained, []string{retainedComplete, retainedEmpty, retainedPartial, retainedAborted})

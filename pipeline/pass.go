@@ -12,26 +12,24 @@ import (
 func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
 	const abreast = 64 // topics in turn
 	sel := selection{
-		until: bound, newest: j.replay.MaxReturned, page: j.o.r.Limits.Page, now: j.o.r.Now,
+		until: bound, page: j.o.r.Limits.Page, now: j.o.r.Now,
 		skip: func(id event.ID) bool { _, ok := j.sent[id]; return ok },
 	}
 	if j.replay.TimeRange > 0 {
 		sel.after = event.FirstIDAt(j.asked().Add(-j.replay.TimeRange))
+	}
+	if err := j.limit(ctx, v, &sel); err != nil {
+		return err
 	}
 	store := j.o.r.Sinks[j.replay.Sink].Store
 	j.kept = nil
 	err := j.topics(ctx, v, abreast, func(topics []event.Topic) error {
 		var turn []*cursor
 		for _, t := range topics {
-			s := sel
-			if f, ok := j.floors[t]; ok && f.Compare(s.after) > 0 {
-				s.after = f
-			}
-			c := newCursor(t, store, v, s)
+			c := newCursor(t, store, v, sel)
 			if err := j.read(ctx, c); err != nil {
 				return err
 			}
-			j.bottom(c)
 			turn = append(turn, c)
 		}
 		return j.turns(ctx, turn)
@@ -40,16 +38,6 @@ func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
 		return err
 	}
 	return j.offerNone(ctx)
-}
-
-// bottom remembers where the newest messages of a topic begin, so that a later pass does not go on below.
-func (j *job) bottom(c *cursor) {
-	if j.replay.MaxReturned == 0 || len(c.ready) < j.replay.MaxReturned {
-		return
-	}
-	if _, ok := j.floors[c.topic]; !ok {
-		j.floors[c.topic] = c.ready[0].ID.Before()
-	}
 }
 
 // topics calls each with the topics that may have pending messages, at most n at a time.

@@ -25,7 +25,7 @@ type Rule struct {
 	Preset      string        `yaml:"preset,omitempty" one:"|emqx-offline-cassandra|emqx-backend-dynamo" doc:"A ready set of rules: the rule action, or the hooks, that EMQX 4 had for the store. It may have a topic, # by default."`
 	Sink        string        `yaml:"sink" need:"true" doc:"The name of the sink."`
 	TTL         time.Duration `yaml:"ttl" min:"0s" doc:"How long a message is kept, from its own time on; 0 = for ever."`
-	MaxReturned int           `yaml:"max_returned_count,omitempty" min:"0" doc:"A replay returns the newest so many messages, oldest first; 0 = all."`
+	MaxReturned int           `yaml:"max_returned_count,omitempty" min:"0" doc:"A replay returns the newest so many messages of all its topics together, oldest first, and leaves the others stored; 0 = all."`
 	TimeRange   time.Duration `yaml:"time_range,omitempty" min:"0s" doc:"A replay returns messages not older than this; 0 = all."`
 	Addressee   string        `yaml:"addressee,omitempty" doc:"Whom a message is for, such as t/{clientid}/#: only that client's subscribe replays it and only its ack removes it. Empty = whoever acks first."`
 	Wildcards   *bool         `yaml:"wildcards,omitempty" doc:"Whether a subscribe with a wildcard replays. Unset = only with an addressee, or in pub/sub."`
