@@ -10,6 +10,7 @@ import (
 
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/mqtttest"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 // late holds paho's connect up right before it forgets what it may be asked to acknowledge.
@@ -68,5 +69,5 @@ func TestWhatAResumedSessionSendsAtOnceIsAcknowledged(t *testing.T) {
 			t.Fatal("no message in time")
 		}
 	}
-	eventually(t, "all acks", func() bool { return acksOf(b, "dev") == n })
+	sourcetest.Eventually(t, "all acks", func() bool { return acksOf(b, "dev") == n })
 }

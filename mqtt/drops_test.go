@@ -18,6 +18,7 @@ import (
 	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/mqtttest"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 // with is how often a log has the text.
@@ -27,11 +28,11 @@ func TestACounterCountsItsRisesAndIsSaidOnceAMinute(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
-		var c counts
+		var c sourcetest.Tally
 		var dropped []uint64
 		const node, other = "$SYS/brokers/n1/metrics/delivery/dropped/queue_full", "$SYS/brokers/n2/metrics/delivery/dropped/queue_full"
 		tell := mqtt.Drops(mqtt.SourceConfig{
-			Drops: mqtt.EMQXDropFilters, Dropped: func(n uint64) { dropped = append(dropped, n) }, Count: c.add,
+			Drops: mqtt.EMQXDropFilters, Dropped: func(n uint64) { dropped = append(dropped, n) }, Count: c.Count,
 			Log: slog.New(slog.NewTextHandler(&log, nil)),
 		})
 		for _, step := range []struct{ topic, says string }{
@@ -58,8 +59,8 @@ func TestACounterCountsItsRisesAndIsSaidOnceAMinute(t *testing.T) {
 		if log.with("broker drops deliveries") != 2 || log.with("unsaid=3") != 1 || log.with("max_mqueue_len") != 2 {
 			t.Errorf("a minute later: %s", log.String())
 		}
-		if len(c.all()) > 0 {
-			t.Errorf("counted %v", c.all())
+		if len(c.Counts()) > 0 {
+			t.Errorf("counted %v", c.Counts())
 		}
 	})
 }
@@ -82,14 +83,14 @@ func TestWhatIsNoCounterIsRefused(t *testing.T) {
 		"no topic":         {"", "1"},
 		"a wildcard":       {"$SYS/broker/publish/messages/#", "1"},
 	} {
-		var c counts
+		var c sourcetest.Tally
 		tell := mqtt.Drops(mqtt.SourceConfig{
-			Drops: mqtt.MosquittoDropFilters, Dropped: func(n uint64) { t.Errorf("%s: %d were dropped", name, n) }, Count: c.add, Log: slog.New(slog.DiscardHandler),
+			Drops: mqtt.MosquittoDropFilters, Dropped: func(n uint64) { t.Errorf("%s: %d were dropped", name, n) }, Count: c.Count, Log: slog.New(slog.DiscardHandler),
 		})
 		tell(topic, []byte("1"))
 		tell(step.topic, []byte(step.says))
 		tell(topic, []byte("1"))
-		if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedLine: 1}, c.all()); diff != "" {
+		if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedLine: 1}, c.Counts()); diff != "" {
 			t.Errorf("%s: counted (-want +got):\n%s", name, diff)
 		}
 	}
@@ -102,14 +103,14 @@ func FuzzDrops(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, topic string, says []byte) {
 		const known = "$SYS/broker/messages/dropped"
-		var c counts
+		var c sourcetest.Tally
 		rises := uint64(0)
 		tell := mqtt.Drops(mqtt.SourceConfig{
-			Drops: mqtt.AnyDropFilters, Dropped: func(n uint64) { rises += n }, Count: c.add, Log: slog.New(slog.DiscardHandler),
+			Drops: mqtt.AnyDropFilters, Dropped: func(n uint64) { rises += n }, Count: c.Count, Log: slog.New(slog.DiscardHandler),
 		})
 		tell(known, []byte("5"))
 		tell(topic, says)
-		refused := c.all()[mqtt.CountRefusedLine]
+		refused := c.Counts()[mqtt.CountRefusedLine]
 		if topic != known && rises > 0 {
 			t.Errorf("the first value of %q counts as %d", topic, rises)
 		}
@@ -126,11 +127,11 @@ func FuzzDrops(f *testing.F) {
 }
 
 // watched is a source that watches counters.
-func watched(t *testing.T, s mqtt.Server, filters []string) (dropped func() uint64, c *counts, log *lines) {
+func watched(t *testing.T, s mqtt.Server, filters []string) (dropped func() uint64, c *sourcetest.Tally, log *lines) {
 	t.Helper()
 	var sum atomic.Uint64
 	log = &lines{}
-	_, c, _ = startSource(t, s, &journal{}, func(c *mqtt.SourceConfig) {
+	_, c, _ = startSource(t, s, &sourcetest.Journal{}, func(c *mqtt.SourceConfig) {
 		c.Drops, c.Dropped, c.Log = filters, func(n uint64) { sum.Add(n) }, slog.New(slog.NewTextHandler(log, nil))
 	})
 	return sum.Load, c, log
@@ -181,7 +182,7 @@ func TestTheDropsOfABrokerAreSeen(t *testing.T) {
 	atomic.StoreInt64(&server.Info.MessagesDropped, 40) // before anybody looked
 	dropped, _, log := watched(t, s, mqtt.AnyDropFilters)
 	// Retained: the broker publishes it each second.
-	eventually(t, "the counter was seen", func() bool {
+	sourcetest.Eventually(t, "the counter was seen", func() bool {
 		atomic.AddInt64(&server.Info.MessagesDropped, 1)
 		time.Sleep(20 * time.Millisecond)
 		return dropped() > 0
@@ -202,14 +203,14 @@ func TestABrokerThatHidesItsCountersStopsNothing(t *testing.T) {
 			t.Parallel()
 			b := &countingBroker{strict: strict}
 			_, s := b.start(t)
-			j := &journal{}
+			j := &sourcetest.Journal{}
 			log := &lines{}
 			startSource(t, s, j, func(c *mqtt.SourceConfig) {
 				c.Drops, c.Log = mqtt.AnyDropFilters, slog.New(slog.NewTextHandler(log, nil))
 			})
 			dev := dial(t, strings.TrimPrefix(s.URLs[0], "mqtt://"), "dev")
 			publishAll(t, dev, 1, numbers(0, 3))
-			eventually(t, "it gives up", func() bool { return log.with(why) == 1 })
+			sourcetest.Eventually(t, "it gives up", func() bool { return log.with(why) == 1 })
 			publishAll(t, dev, 1, numbers(3, 6))
 			await[event.Published](t, j, 6)
 			if diff := cmp.Diff(numbers(0, 6), payloads(j)); diff != "" {
@@ -237,7 +238,7 @@ func TestTheDropsOfARealMosquittoAreSeen(t *testing.T) {
 	subscribe(t, slow, 1, "u/#")
 	dev := dial(t, addr, "dev")
 	sent := 0
-	eventually(t, "the counter has risen", func() bool {
+	sourcetest.Eventually(t, "the counter has risen", func() bool {
 		for range 10 {
 			sent++
 			publish(t, dev, mqtttest.Message{Topic: "u/1", Payload: fmt.Append(nil, sent), QoS: 1})
@@ -248,7 +249,7 @@ func TestTheDropsOfARealMosquittoAreSeen(t *testing.T) {
 	if n := dropped(); n > uint64(sent) {
 		t.Errorf("%d of %d were dropped", n, sent)
 	}
-	if log.with("broker drops deliveries") != 1 || c.all()[mqtt.CountRefusedLine] > 0 {
-		t.Errorf("counted %v, and the log says %s", c.all(), log.String())
+	if log.with("broker drops deliveries") != 1 || c.Counts()[mqtt.CountRefusedLine] > 0 {
+		t.Errorf("counted %v, and the log says %s", c.Counts(), log.String())
 	}
 }

@@ -3,7 +3,6 @@ package mqtt_test
 import (
 	"context"
 	"io"
-	"maps"
 	"net"
 	"sync"
 	"testing"
@@ -15,12 +14,12 @@ import (
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/embedded"
 	"github.com/restante/restante/mqtt/mqtttest"
-	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 30 * time.Second
+const patience = sourcetest.Patience
 
 func contextOf(t *testing.T) context.Context {
 	t.Helper()
@@ -29,62 +28,9 @@ func contextOf(t *testing.T) context.Context {
 	return ctx
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
-// receipt is a receipt that a test completes.
-type receipt struct {
-	done chan struct{}
-	err  error
-}
-
-func held() *receipt { return &receipt{done: make(chan struct{})} }
-
-func durable(err error) *receipt {
-	r := &receipt{done: make(chan struct{}), err: err}
-	close(r.done)
-	return r
-}
-
-func (r *receipt) Done() <-chan struct{} { return r.done }
-func (r *receipt) Err() error            { return r.err }
-
-// journal stands for the log: it takes events, and judges each as a test wishes; nil = durable at once.
-type journal struct {
-	judge func(ctx context.Context, n int, e event.Event) (pipeline.Receipt, error) // n counts what was taken before
-
-	mu     sync.Mutex
-	events []event.Event
-}
-
-func (j *journal) accept(ctx context.Context, e event.Event) (pipeline.Receipt, error) {
-	var r pipeline.Receipt = durable(nil)
-	if j.judge != nil {
-		j.mu.Lock()
-		n := len(j.events)
-		j.mu.Unlock()
-		var err error
-		if r, err = j.judge(ctx, n, e); err != nil {
-			return nil, err
-		}
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.events = append(j.events, e)
-	return r, nil
-}
-
-func all[T event.Event](j *journal) []T {
-	j.mu.Lock()
-	defer j.mu.Unlock()
+func all[T event.Event](j *sourcetest.Journal) []T {
 	var out []T
-	for _, e := range j.events {
+	for _, e := range j.Events() {
 		if v, ok := e.(T); ok {
 			out = append(out, v)
 		}
@@ -92,39 +38,18 @@ func all[T event.Event](j *journal) []T {
 	return out
 }
 
-func await[T event.Event](t *testing.T, j *journal, n int) []T {
+func await[T event.Event](t *testing.T, j *sourcetest.Journal, n int) []T {
 	t.Helper()
-	eventually(t, "the events that were expected", func() bool { return len(all[T](j)) >= n })
+	sourcetest.Eventually(t, "the events that were expected", func() bool { return len(all[T](j)) >= n })
 	return all[T](j)
 }
 
-func payloads(j *journal) []string {
+func payloads(j *sourcetest.Journal) []string {
 	var out []string
 	for _, e := range all[event.Published](j) {
 		out = append(out, string(e.Payload))
 	}
 	return out
-}
-
-// counts is what a part has counted.
-type counts struct {
-	mu sync.Mutex
-	m  map[mqtt.Counter]int
-}
-
-func (c *counts) add(k mqtt.Counter) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.m == nil {
-		c.m = map[mqtt.Counter]int{}
-	}
-	c.m[k]++
-}
-
-func (c *counts) all() map[mqtt.Counter]int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return maps.Clone(c.m)
 }
 
 func secretOf(t testing.TB, keys ...string) mqtt.Secret {
@@ -148,7 +73,7 @@ const (
 // broker is the embedded one, as a broker like any other.
 type broker struct {
 	addr string
-	log  *journal // what the broker itself saw
+	log  *sourcetest.Journal // what the broker itself saw
 	stop func()
 }
 
@@ -156,7 +81,7 @@ func (b *broker) server() mqtt.Server { return mqtt.Server{URLs: []string{"mqtt:
 
 func startBroker(t *testing.T, listen string) *broker {
 	t.Helper()
-	b := &broker{log: &journal{}}
+	b := &broker{log: &sourcetest.Journal{}}
 	e, err := embedded.Open(embedded.Config{
 		Listen: listen, Source: "restante/broker", Node: "n1", Minter: &event.Minter{Node: 1, Now: time.Now},
 		Secret: secretOf(t, keyA), OwnPrefix: "own-replay-", Drain: time.Second,
@@ -165,7 +90,7 @@ func startBroker(t *testing.T, listen string) *broker {
 		t.Fatal(err)
 	}
 	b.addr = e.Addr().String()
-	b.stop = background(t, "the broker", func(ctx context.Context) error { return e.Run(ctx, b.log.accept) })
+	b.stop = background(t, "the broker", func(ctx context.Context) error { return e.Run(ctx, b.log.Accept) })
 	return b
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/mqtttest"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -24,11 +25,11 @@ func TestMosquittoDeliversAgainWhatWasNotDurableAndTellsOfNoSubscriber(t *testin
 	if err != nil || !out.NoSubscriber {
 		t.Errorf("a publish to nobody: got %+v, %v", out, err)
 	}
-	first := &journal{judge: func(_ context.Context, n int, _ event.Event) (pipeline.Receipt, error) {
+	first := &sourcetest.Journal{Judge: func(_ context.Context, n int, _ event.Event) (pipeline.Receipt, error) {
 		if n == 3 {
-			return held(), nil
+			return sourcetest.Held(), nil
 		}
-		return durable(nil), nil
+		return sourcetest.Durable(nil), nil
 	}}
 	_, _, stop := startSource(t, s, first, func(c *mqtt.SourceConfig) { c.Drain = 200 * time.Millisecond })
 	dev := dial(t, addr, "dev")
@@ -37,7 +38,7 @@ func TestMosquittoDeliversAgainWhatWasNotDurableAndTellsOfNoSubscriber(t *testin
 	await[event.Published](t, first, 10)
 	stop()
 	publishAll(t, dev, 2, numbers(10, 12))
-	second := &journal{}
+	second := &sourcetest.Journal{}
 	_, c, _ := startSource(t, s, second)
 	await[event.Published](t, second, 9)
 	if diff := cmp.Diff(numbers(3, 12), payloads(second)); diff != "" {
@@ -46,14 +47,14 @@ func TestMosquittoDeliversAgainWhatWasNotDurableAndTellsOfNoSubscriber(t *testin
 	if out, err := p.Publish(contextOf(t), "dev", outgo(t, "t", "ours")); err != nil || out.NoSubscriber {
 		t.Errorf("a replay that the source gets: %+v, %v", out, err)
 	}
-	eventually(t, "the replay is counted", func() bool { return c.all()[mqtt.CountReplay] == 1 })
+	sourcetest.Eventually(t, "the replay is counted", func() bool { return c.Counts()[mqtt.CountReplay] == 1 })
 }
 
 // A source at a real Mosquitto hears who comes, subscribes and goes, and what is published, over one connection.
 func TestMosquittoTellsOfItsClientsByItsLog(t *testing.T) {
 	t.Parallel()
 	addr := stack.Mosquitto(t, "log_type notice\nlog_type subscribe\nlog_type unsubscribe\nlog_dest topic")
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	startSource(t, mqtt.Server{URLs: []string{"mqtt://" + addr}}, j, func(c *mqtt.SourceConfig) {
 		c.Decoder = mqtt.NewMosquitto(plain(t), func(c event.ClientID) bool { return len(c) > 4 && c[:4] == "own-" })
 		c.Filters = []event.Filter{eventtest.Filter(t, "t/#")}

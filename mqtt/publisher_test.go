@@ -16,6 +16,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -362,7 +363,7 @@ func TestPublishWaitsForTheBrokerAndGoesOn(t *testing.T) {
 		}
 	}
 	startBroker(t, addr)
-	eventually(t, "a publish after the restart", func() bool { // an attempt may meet a connection that is just going
+	sourcetest.Eventually(t, "a publish after the restart", func() bool { // an attempt may meet a connection that is just going
 		_, err := p.Publish(contextOf(t), "c", m)
 		return err == nil
 	})

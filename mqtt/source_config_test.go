@@ -14,6 +14,7 @@ import (
 	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/mqtttest"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 func TestSourceConfigThatWouldLoseMessagesIsRefused(t *testing.T) {
@@ -65,7 +66,7 @@ func TestSourceAsksForUserProperties(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	background(t, "the source", func(ctx context.Context) error { return s.Run(ctx, (&journal{}).accept) })
+	background(t, "the source", func(ctx context.Context) error { return s.Run(ctx, (&sourcetest.Journal{}).Accept) })
 	if got := <-asked; got != nil && *got != 1 {
 		t.Errorf("Request Problem Information is %d, want 1 or nothing", *got)
 	}
@@ -76,13 +77,13 @@ func TestRefusedPacketsAreToldOnceAMinute(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, "127.0.0.1:0")
 	var said lines
-	_, c, _ := startSource(t, b.server(), &journal{}, func(c *mqtt.SourceConfig) { c.Log = slog.New(slog.NewTextHandler(&said, nil)) })
+	_, c, _ := startSource(t, b.server(), &sourcetest.Journal{}, func(c *mqtt.SourceConfig) { c.Log = slog.New(slog.NewTextHandler(&said, nil)) })
 	dev := b.dial(t, "dev")
 	const forged = 20
 	for range forged {
 		publish(t, dev, mqtttest.Message{Topic: "offline/fetch/dev", Payload: []byte("a/#/b"), QoS: 1})
 	}
-	eventually(t, "all are counted", func() bool { return c.all()[mqtt.CountRefusedFilter] == forged })
+	sourcetest.Eventually(t, "all are counted", func() bool { return c.Counts()[mqtt.CountRefusedFilter] == forged })
 	if n := strings.Count(said.String(), "packet refused"); n != 1 {
 		t.Errorf("%d lines for %d packets:\n%s", n, forged, said.String())
 	}

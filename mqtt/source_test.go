@@ -16,15 +16,16 @@ import (
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/mqtttest"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/pipeline"
 )
 
 // startSource runs a source of everything and returns when it has subscribed.
-func startSource(t *testing.T, s mqtt.Server, j *journal, change ...func(*mqtt.SourceConfig)) (src *mqtt.Source, c *counts, stop func()) {
+func startSource(t *testing.T, s mqtt.Server, j *sourcetest.Journal, change ...func(*mqtt.SourceConfig)) (src *mqtt.Source, c *sourcetest.Tally, stop func()) {
 	t.Helper()
-	c = &counts{}
+	c = &sourcetest.Tally{}
 	cfg := mqtt.SourceConfig{
-		Server: s, Prefix: "own-", Filters: []event.Filter{eventtest.Filter(t, "#")}, Decoder: plain(t), Drain: patience / 2, Count: c.add,
+		Server: s, Prefix: "own-", Filters: []event.Filter{eventtest.Filter(t, "#")}, Decoder: plain(t), Drain: patience / 2, Count: c.Count,
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -33,8 +34,8 @@ func startSource(t *testing.T, s mqtt.Server, j *journal, change ...func(*mqtt.S
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop = background(t, "the source", func(ctx context.Context) error { return src.Run(ctx, j.accept) })
-	eventually(t, "the source is ready", src.Ready)
+	stop = background(t, "the source", func(ctx context.Context) error { return src.Run(ctx, j.Accept) })
+	sourcetest.Eventually(t, "the source is ready", src.Ready)
 	return src, c, stop
 }
 
@@ -64,12 +65,12 @@ func publishAll(t *testing.T, c *mqtttest.Client, qos event.QoS, payloads []stri
 }
 
 // stalled is a journal that takes nothing until it is opened.
-func stalled() (j *journal, open func()) {
+func stalled() (j *sourcetest.Journal, open func()) {
 	gate := make(chan struct{})
-	return &journal{judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
+	return &sourcetest.Journal{Judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
 		select {
 		case <-gate:
-			return durable(nil), nil
+			return sourcetest.Durable(nil), nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -94,29 +95,29 @@ func TestSourceAcknowledgesOnlyWhatIsDurableAndInOrder(t *testing.T) {
 		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
 			t.Parallel()
 			b := startBroker(t, "127.0.0.1:0")
-			first := &journal{judge: func(_ context.Context, n int, _ event.Event) (pipeline.Receipt, error) {
+			first := &sourcetest.Journal{Judge: func(_ context.Context, n int, _ event.Event) (pipeline.Receipt, error) {
 				if n == 2 || n == 5 { // holds all behind it back, though they are durable
-					return held(), nil
+					return sourcetest.Held(), nil
 				}
-				return durable(nil), nil
+				return sourcetest.Durable(nil), nil
 			}}
 			_, _, stop := startSource(t, b.server(), first, func(c *mqtt.SourceConfig) { c.Drain = 100 * time.Millisecond })
 			dev := b.dial(t, "dev")
 			publishAll(t, dev, qos, numbers(0, 10))
 			await[event.Published](t, first, 10)
-			eventually(t, "two acks", func() bool { return acksOf(b, ingest) >= 2 })
+			sourcetest.Eventually(t, "two acks", func() bool { return acksOf(b, ingest) >= 2 })
 			stop()
 			if got := acksOf(b, ingest); got != 2 {
 				t.Errorf("%d acks, want 2", got)
 			}
 			publishAll(t, dev, qos, numbers(10, 12))
-			second := &journal{}
+			second := &sourcetest.Journal{}
 			startSource(t, b.server(), second)
 			await[event.Published](t, second, 10)
 			if diff := cmp.Diff(numbers(2, 12), payloads(second)); diff != "" {
 				t.Errorf("the second run got (-want +got):\n%s", diff)
 			}
-			eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 12 })
+			sourcetest.Eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 12 })
 		})
 	}
 }
@@ -124,19 +125,19 @@ func TestSourceAcknowledgesOnlyWhatIsDurableAndInOrder(t *testing.T) {
 func TestSourceStopsWithAllThatItTookAcknowledged(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, "127.0.0.1:0")
-	r := held()
-	j := &journal{judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
+	r := sourcetest.Held()
+	j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
 	_, c, stop := startSource(t, b.server(), j)
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 20))
 	await[event.Published](t, j, 20)
-	time.AfterFunc(100*time.Millisecond, func() { close(r.done) })
+	time.AfterFunc(100*time.Millisecond, func() { r.Complete() })
 	begun := time.Now()
 	stop()
 	if d := time.Since(begun); d < 90*time.Millisecond || d > 3*time.Second {
 		t.Errorf("stopped after %v, want just after the receipts", d)
 	}
-	eventually(t, "the broker has all acks", func() bool { return acksOf(b, ingest) == 20 })
-	if got := c.all()[mqtt.CountNotTaken]; got != 0 {
+	sourcetest.Eventually(t, "the broker has all acks", func() bool { return acksOf(b, ingest) == 20 })
+	if got := c.Counts()[mqtt.CountNotTaken]; got != 0 {
 		t.Errorf("%d not taken", got)
 	}
 }
@@ -144,7 +145,7 @@ func TestSourceStopsWithAllThatItTookAcknowledged(t *testing.T) {
 func TestSourceGivesUpAfterTheDrainAndAcknowledgesNothing(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, "127.0.0.1:0")
-	j := &journal{judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
+	j := &sourcetest.Journal{Judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}}
@@ -152,10 +153,10 @@ func TestSourceGivesUpAfterTheDrainAndAcknowledgesNothing(t *testing.T) {
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 3))
 	time.Sleep(50 * time.Millisecond)
 	stop()
-	if got := c.all()[mqtt.CountNotTaken]; got != 1 {
+	if got := c.Counts()[mqtt.CountNotTaken]; got != 1 {
 		t.Errorf("%d not taken, want the one that was handed over", got)
 	}
-	second := &journal{}
+	second := &sourcetest.Journal{}
 	startSource(t, b.server(), second)
 	await[event.Published](t, second, 3)
 	if diff := cmp.Diff(numbers(0, 3), payloads(second)); diff != "" {
@@ -168,7 +169,7 @@ func TestSourceRetriesWhatDidNotBecomeDurableAndSkipsPoison(t *testing.T) {
 	b := startBroker(t, "127.0.0.1:0")
 	var mu sync.Mutex
 	tries := map[string]int{}
-	j := &journal{judge: func(_ context.Context, _ int, e event.Event) (pipeline.Receipt, error) {
+	j := &sourcetest.Journal{Judge: func(_ context.Context, _ int, e event.Event) (pipeline.Receipt, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		p := string(e.(event.Published).Payload)
@@ -179,22 +180,22 @@ func TestSourceRetriesWhatDidNotBecomeDurableAndSkipsPoison(t *testing.T) {
 		case p == "m2" && tries[p] == 1:
 			return nil, errors.New("away")
 		case p == "m3" && tries[p] == 1:
-			return durable(errors.New("not written")), nil
+			return sourcetest.Durable(errors.New("not written")), nil
 		case p == "m4":
 			return nil, nil //nolint:nilnil // not wanted
 		}
-		return durable(nil), nil
+		return sourcetest.Durable(nil), nil
 	}}
 	_, c, _ := startSource(t, b.server(), j)
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 6))
-	eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 6 })
+	sourcetest.Eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 6 })
 	mu.Lock()
 	defer mu.Unlock()
 	want := map[string]int{"m0": 1, "m1": 1, "m2": 2, "m3": 2, "m4": 1, "m5": 1}
 	if diff := cmp.Diff(want, tries); diff != "" {
 		t.Errorf("tries (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedPoison: 1}, c.all()); diff != "" {
+	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedPoison: 1}, c.Counts()); diff != "" {
 		t.Errorf("counted (-want +got):\n%s", diff)
 	}
 }
@@ -227,13 +228,13 @@ func TestSourceTakesOnceWhatComesAgainAfterACut(t *testing.T) {
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 6))
 	time.Sleep(100 * time.Millisecond) // all are in the source's queue, the first in the log's hands
 	wire.cut()
-	eventually(t, "the source is there again", func() bool { return connectsOf(b, ingest) == 2 && src.Ready() })
+	sourcetest.Eventually(t, "the source is there again", func() bool { return connectsOf(b, ingest) == 2 && src.Ready() })
 	time.Sleep(100 * time.Millisecond)
 	open()
 	// The first was in the log's hands before the cut, and comes again without a mark that it did.
 	want := append([]string{"m0"}, numbers(0, 6)...)
 	await[event.Published](t, j, len(want))
-	eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 6 })
+	sourcetest.Eventually(t, "all acks", func() bool { return acksOf(b, ingest) == 6 })
 	if diff := cmp.Diff(want, payloads(j)); diff != "" {
 		t.Errorf("got (-want +got):\n%s", diff)
 	}
@@ -247,14 +248,14 @@ func TestSourceDropsOnlyQoS0WhenItsQueueIsFull(t *testing.T) {
 	dev := b.dial(t, "dev")
 	publishAll(t, dev, 0, numbers(0, 10))
 	publishAll(t, dev, 1, numbers(10, 14))
-	eventually(t, "drops", func() bool { return c.all()[mqtt.CountDroppedQoS0] > 0 })
+	sourcetest.Eventually(t, "drops", func() bool { return c.Counts()[mqtt.CountDroppedQoS0] > 0 })
 	open()
-	eventually(t, "the acks", func() bool { return acksOf(b, ingest) == 4 })
+	sourcetest.Eventually(t, "the acks", func() bool { return acksOf(b, ingest) == 4 })
 	got := payloads(j)
 	if diff := cmp.Diff(numbers(10, 14), got[len(got)-4:]); diff != "" {
 		t.Errorf("QoS 1 (-want +got):\n%s", diff)
 	}
-	if n := len(got) - 4 + c.all()[mqtt.CountDroppedQoS0]; n != 10 {
+	if n := len(got) - 4 + c.Counts()[mqtt.CountDroppedQoS0]; n != 10 {
 		t.Errorf("%d of 10 messages at QoS 0 are accounted for", n)
 	}
 }
@@ -262,7 +263,7 @@ func TestSourceDropsOnlyQoS0WhenItsQueueIsFull(t *testing.T) {
 func TestSourceCarriesAllOfAMessage(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, "127.0.0.1:0")
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	startSource(t, b.server(), j)
 	m := mqtttest.Message{
 		Topic: "t/ü", Payload: []byte{0, 0xff}, QoS: 2, Retain: true, Expiry: time.Minute, Properties: event.Properties{
@@ -295,7 +296,7 @@ func TestSourceCarriesAllOfAMessage(t *testing.T) {
 func TestSourceRefusesOurReplaysAndCountsForgedOnes(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, "127.0.0.1:0")
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	_, c, _ := startSource(t, b.server(), j)
 	p, _ := startPublisher(t, b.server())
 	if _, err := p.Publish(contextOf(t), "dev", outgo(t, "t", "ours")); err != nil {
@@ -304,11 +305,11 @@ func TestSourceRefusesOurReplaysAndCountsForgedOnes(t *testing.T) {
 	forged := secretOf(t, keyB).Properties("dev", "t", outgo(t, "t", "forged"))
 	publish(t, b.dial(t, "dev"), mqtttest.Message{Topic: "t", Payload: []byte("forged"), QoS: 1, Properties: event.Properties{User: forged}})
 	await[event.Published](t, j, 1)
-	eventually(t, "both acks", func() bool { return acksOf(b, ingest) == 2 })
+	sourcetest.Eventually(t, "both acks", func() bool { return acksOf(b, ingest) == 2 })
 	if diff := cmp.Diff([]string{"forged"}, payloads(j)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountReplay: 1, mqtt.CountForged: 1}, c.all()); diff != "" {
+	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountReplay: 1, mqtt.CountForged: 1}, c.Counts()); diff != "" {
 		t.Errorf("counted (-want +got):\n%s", diff)
 	}
 }
@@ -316,12 +317,12 @@ func TestSourceRefusesOurReplaysAndCountsForgedOnes(t *testing.T) {
 func TestFetchWaitsUntilAllBeforeItIsDurable(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, "127.0.0.1:0")
-	r := held()
-	j := &journal{judge: func(_ context.Context, n int, _ event.Event) (pipeline.Receipt, error) {
+	r := sourcetest.Held()
+	j := &sourcetest.Journal{Judge: func(_ context.Context, n int, _ event.Event) (pipeline.Receipt, error) {
 		if n == 0 {
 			return r, nil
 		}
-		return durable(nil), nil
+		return sourcetest.Durable(nil), nil
 	}}
 	_, c, _ := startSource(t, b.server(), j)
 	dev := b.dial(t, "dev")
@@ -333,12 +334,12 @@ func TestFetchWaitsUntilAllBeforeItIsDurable(t *testing.T) {
 	if got := all[event.Subscribed](j); len(got) != 0 {
 		t.Fatalf("handed over before: %v", got)
 	}
-	close(r.done)
+	r.Complete()
 	got := await[event.Subscribed](t, j, 1)
 	if got[0].Client != "dev" || got[0].Filter.String() != "t/+" {
 		t.Errorf("got %+v", got[0])
 	}
-	if n := c.all()[mqtt.CountRefusedFilter]; n != 1 {
+	if n := c.Counts()[mqtt.CountRefusedFilter]; n != 1 {
 		t.Errorf("%d refused filters, want 1", n)
 	}
 }
@@ -346,13 +347,13 @@ func TestFetchWaitsUntilAllBeforeItIsDurable(t *testing.T) {
 func TestConnectionsShareAFilterByTheirGroup(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, "127.0.0.1:0")
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	startSource(t, b.server(), j, func(c *mqtt.SourceConfig) {
 		c.Connections, c.Group, c.Filters = 3, "g", []event.Filter{eventtest.Filter(t, "t/#")}
 	})
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 60))
 	await[event.Published](t, j, 60)
-	eventually(t, "all acks", func() bool { return len(all[event.Acked](b.log)) == 60 })
+	sourcetest.Eventually(t, "all acks", func() bool { return len(all[event.Acked](b.log)) == 60 })
 	got := payloads(j)
 	slices.Sort(got)
 	want := numbers(0, 60)
@@ -370,7 +371,7 @@ func TestSourceDoesNotTakeWhatWasRetainedBefore(t *testing.T) {
 	if err := dev.Ping(contextOf(t)); err != nil { // the PUBACK may come before the routing
 		t.Fatal(err)
 	}
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	startSource(t, b.server(), j)
 	publish(t, dev, mqtttest.Message{Topic: "t", Payload: []byte("new"), QoS: 1, Retain: true})
 	if got := await[event.Published](t, j, 1); string(got[0].Payload) != "new" || !got[0].Retain {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/restante/restante/mqtt/exhook"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 // BenchmarkPublish is one publish over loopback, one call at a time, with p50 and p99 in µs: by a server that only answers, and by
@@ -48,7 +49,7 @@ func BenchmarkPublish(b *testing.B) {
 		ctx, stop := context.WithCancel(context.Background())
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if err := s.Run(ctx, (&journal{}).accept); err != nil {
+			if err := s.Run(ctx, (&sourcetest.Journal{}).Accept); err != nil {
 				b.Error(err)
 			}
 		})

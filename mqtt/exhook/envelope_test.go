@@ -14,6 +14,7 @@ import (
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -68,21 +69,21 @@ func ack(t testing.TB, id, topic, receiver string) []byte {
 
 func TestAnEnvelopeIsAnsweredWithItsTopicOnceItsAliasIsDurable(t *testing.T) {
 	t.Parallel()
-	r := held()
-	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return r, nil }}
+	r := sourcetest.Held()
+	j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
 	h := serve(t, envelopes(t), j)
 	b := dial(t, h, nil)
 	answered := make(chan []byte, 1)
 	go func() {
 		answered <- b.mustCall("OnMessagePublish", publish(t, "restante-replay-x-0", seal(t, "a key of some length", "t/1", "x")))
 	}()
-	eventually(t, "the alias is taken", func() bool { return len(j.taken()) == 1 })
+	sourcetest.Eventually(t, "the alias is taken", func() bool { return len(j.Events()) == 1 })
 	select {
 	case <-answered:
 		t.Fatal("answered while the alias was not durable")
 	case <-time.After(50 * time.Millisecond):
 	}
-	close(r.done)
+	r.Complete()
 	v := valued(t, <-answered)
 	m := v.GetMessage()
 	if v.GetType() != exhookpb.ValuedResponse_STOP_AND_RETURN || string(m.GetTopic()) != "t/1" || string(m.GetPayload()) != "x" ||
@@ -92,10 +93,10 @@ func TestAnEnvelopeIsAnsweredWithItsTopicOnceItsAliasIsDurable(t *testing.T) {
 	want := []event.Event{event.Replayed{
 		Head: event.Head{Source: "restante/emqx/n1"}, Topic: eventtest.Topic(t, "t/1"), Client: "a/b", Message: eventtest.ID(t, stored), BrokerID: eventtest.ID(t, given),
 	}}
-	if diff := cmp.Diff(want, j.taken(), same); diff != "" {
+	if diff := cmp.Diff(want, j.Events(), same); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	if n := h.tally.all(); len(n) > 0 {
+	if n := h.tally.Counts(); len(n) > 0 {
 		t.Errorf("counted %v", n)
 	}
 }
@@ -117,7 +118,7 @@ func TestAnAckOfAReplayFindsItsMessageOrNamesTheBrokersID(t *testing.T) {
 			t.Parallel()
 			cfg := envelopes(t)
 			cfg.Template = c.template
-			one, two := &journal{}, &journal{}
+			one, two := &sourcetest.Journal{}, &sourcetest.Journal{}
 			first, second := dial(t, serve(t, cfg, one), nil), dial(t, serve(t, cfg, two), nil)
 			answer := first.mustCall("OnMessagePublish", publish(t, "restante-replay-x-0", seal(t, "a key of some length", c.delivered, "x")))
 			if got := string(valued(t, answer).GetMessage().GetTopic()); got != c.delivered {
@@ -126,11 +127,11 @@ func TestAnAckOfAReplayFindsItsMessageOrNamesTheBrokersID(t *testing.T) {
 			first.mustCall("OnMessageAcked", ack(t, given, c.delivered, "a/b"))
 			second.mustCall("OnMessageAcked", ack(t, given, c.delivered, "a/b"))
 			want := event.Acked{Head: event.Head{Source: "restante/emqx/n1"}, Topic: eventtest.Topic(t, "t/1"), Client: "a/b", Replayed: true, Message: eventtest.ID(t, stored)}
-			if diff := cmp.Diff([]event.Event{want}, one.taken()[1:], same); diff != "" {
+			if diff := cmp.Diff([]event.Event{want}, one.Events()[1:], same); diff != "" {
 				t.Errorf("who opened it (-want +got):\n%s", diff)
 			}
 			want.Message, want.BrokerID = event.ID{}, eventtest.ID(t, given)
-			if diff := cmp.Diff([]event.Event{want}, two.taken(), same); diff != "" {
+			if diff := cmp.Diff([]event.Event{want}, two.Events(), same); diff != "" {
 				t.Errorf("another (-want +got):\n%s", diff)
 			}
 		})
@@ -140,22 +141,24 @@ func TestAnAckOfAReplayFindsItsMessageOrNamesTheBrokersID(t *testing.T) {
 // TestAnEnvelopeThatIsNotInTheLogIsHeldBack: nobody gets it, the call does not fail, and it can be sent again.
 func TestAnEnvelopeThatIsNotInTheLogIsHeldBack(t *testing.T) {
 	t.Parallel()
-	for name, judge := range map[string]func(context.Context, event.Event) (pipeline.Receipt, error){
-		"not taken":   func(context.Context, event.Event) (pipeline.Receipt, error) { return nil, errors.New("away") },
-		"not durable": func(context.Context, event.Event) (pipeline.Receipt, error) { return durable(errors.New("away")), nil },
-		"too slow":    func(context.Context, event.Event) (pipeline.Receipt, error) { return held(), nil },
+	for name, judge := range map[string]func(context.Context, int, event.Event) (pipeline.Receipt, error){
+		"not taken": func(context.Context, int, event.Event) (pipeline.Receipt, error) { return nil, errors.New("away") },
+		"not durable": func(context.Context, int, event.Event) (pipeline.Receipt, error) {
+			return sourcetest.Durable(errors.New("away")), nil
+		},
+		"too slow": func(context.Context, int, event.Event) (pipeline.Receipt, error) { return sourcetest.Held(), nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg := envelopes(t)
 			cfg.Budget = 100 * time.Millisecond
-			h := serve(t, cfg, &journal{judge: judge})
+			h := serve(t, cfg, &sourcetest.Journal{Judge: judge})
 			b := dial(t, h, nil)
 			v := valued(t, b.mustCall("OnMessagePublish", publish(t, "restante-replay-x-0", seal(t, "a key of some length", "t/1", "x"))))
 			if v.GetType() != exhookpb.ValuedResponse_STOP_AND_RETURN || v.GetMessage().GetHeaders()["allow_publish"] != "false" {
 				t.Errorf("answered %v", v)
 			}
-			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountHeld: 1}, h.tally.all()); diff != "" {
+			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountHeld: 1}, h.tally.Counts()); diff != "" {
 				t.Errorf("counted (-want +got):\n%s", diff)
 			}
 		})
@@ -176,14 +179,14 @@ func TestAForgedEnvelopeIsPublishedToNobody(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			j := &journal{}
+			j := &sourcetest.Journal{}
 			h := serve(t, envelopes(t), j)
 			v := valued(t, dial(t, h, nil).mustCall("OnMessagePublish", publish(t, c.from, c.topic)))
 			if v.GetType() != exhookpb.ValuedResponse_STOP_AND_RETURN || v.GetMessage().GetHeaders()["allow_publish"] != "false" {
 				t.Errorf("answered %v", v)
 			}
-			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountForged: 1}, h.tally.all()); diff != "" || len(j.taken()) > 0 {
-				t.Errorf("took %v, counted (-want +got):\n%s", j.taken(), diff)
+			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountForged: 1}, h.tally.Counts()); diff != "" || len(j.Events()) > 0 {
+				t.Errorf("took %v, counted (-want +got):\n%s", j.Events(), diff)
 			}
 		})
 	}
@@ -198,7 +201,7 @@ func TestEnvelopesAreAskedForBesideTheRulesTopics(t *testing.T) {
 	cfg := envelopes(t)
 	cfg.Template = template
 	cfg.Hooks = []exhook.Hook{{Name: pipeline.MessagePublish, Topics: []string{"t/#"}}, {Name: pipeline.MessageAcked}}
-	h := serve(t, cfg, &journal{})
+	h := serve(t, cfg, &sourcetest.Journal{})
 	var got exhookpb.LoadedResponse
 	if err := proto.Unmarshal(dial(t, h, nil).mustCall("OnProviderLoaded", nil), &got); err != nil {
 		t.Fatal(err)

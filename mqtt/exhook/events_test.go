@@ -14,6 +14,7 @@ import (
 	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -164,18 +165,18 @@ func TestEventsSayWhatTheBrokerSaid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, service := range exhook.Services {
-				j := &journal{}
+				j := &sourcetest.Journal{}
 				h := serve(t, exhook.Config{}, j)
 				if _, err := dial(t, h, nil).call(service, tc.hook, encode(t, tc.hook, tc.request)); err != nil {
 					t.Fatal(err)
 				}
-				if diff := cmp.Diff([]event.Event{tc.want}, j.taken(), equal); diff != "" {
+				if diff := cmp.Diff([]event.Event{tc.want}, j.Events(), equal); diff != "" {
 					t.Errorf("%s: event differs (-want +got):\n%s", service, diff)
 				}
 				if tc.counts == nil {
 					tc.counts = map[mqtt.Counter]int{}
 				}
-				if diff := cmp.Diff(tc.counts, h.tally.all()); diff != "" {
+				if diff := cmp.Diff(tc.counts, h.tally.Counts()); diff != "" {
 					t.Errorf("%s: counts differ (-want +got):\n%s", service, diff)
 				}
 			}
@@ -185,10 +186,10 @@ func TestEventsSayWhatTheBrokerSaid(t *testing.T) {
 
 func TestConfiguredNodeStandsForTheBrokers(t *testing.T) {
 	t.Parallel()
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	dial(t, serve(t, exhook.Config{Node: "emqx"}, j), nil).mustCall("OnClientConnected", all(t)["OnClientConnected"])
 	want := event.Connected{Head: event.Head{Source: "restante/emqx/emqx"}, Client: "c", ExpiryInterval: -1, Node: "emqx", Username: "u"}
-	if diff := cmp.Diff([]event.Event{want}, j.taken(), equal); diff != "" {
+	if diff := cmp.Diff([]event.Event{want}, j.Events(), equal); diff != "" {
 		t.Errorf("event differs (-want +got):\n%s", diff)
 	}
 }
@@ -234,21 +235,21 @@ func TestGarbageIsCountedAndAnswered(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			j := &journal{}
+			j := &sourcetest.Journal{}
 			h := serve(t, exhook.Config{}, j)
 			b := dial(t, h, nil)
 			answer := b.mustCall(tc.hook, encode(t, tc.hook, tc.request))
 			if tc.hook == "OnMessagePublish" && string(answer) != "\x08\x01" {
 				t.Errorf("answered % x, want IGNORE", answer)
 			}
-			if n := len(j.taken()); n > 0 {
-				t.Errorf("took %v", j.taken())
+			if n := len(j.Events()); n > 0 {
+				t.Errorf("took %v", j.Events())
 			}
-			if diff := cmp.Diff(map[mqtt.Counter]int{tc.want: 1}, h.tally.all()); diff != "" {
+			if diff := cmp.Diff(map[mqtt.Counter]int{tc.want: 1}, h.tally.Counts()); diff != "" {
 				t.Errorf("counts differ (-want +got):\n%s", diff)
 			}
 			b.mustCall("OnMessagePublish", publish(t, "pub", "t/1"))
-			if n := len(j.taken()); n != 1 {
+			if n := len(j.Events()); n != 1 {
 				t.Errorf("took %d afterwards, want 1", n)
 			}
 		})
@@ -257,7 +258,7 @@ func TestGarbageIsCountedAndAnswered(t *testing.T) {
 
 func TestRequestsThatCannotBeReadAreCounted(t *testing.T) {
 	t.Parallel()
-	h := serve(t, exhook.Config{MaxMessage: 1 << 10}, &journal{})
+	h := serve(t, exhook.Config{MaxMessage: 1 << 10}, &sourcetest.Journal{})
 	b := dial(t, h, nil)
 	for _, hook := range []string{"OnMessagePublish", "OnProviderLoaded", "OnProviderUnloaded"} {
 		if _, err := b.call(exhook.Services[0], hook, []byte{0x0a, 0x7f}); status.Code(err) != codes.Internal {
@@ -268,7 +269,7 @@ func TestRequestsThatCannotBeReadAreCounted(t *testing.T) {
 	if _, err := b.call(exhook.Services[0], "OnMessagePublish", large); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("too large: got %v, want ResourceExhausted", err)
 	}
-	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedRequest: 3, mqtt.CountRefusedSize: 1}, h.tally.all()); diff != "" {
+	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedRequest: 3, mqtt.CountRefusedSize: 1}, h.tally.Counts()); diff != "" {
 		t.Errorf("counts differ (-want +got):\n%s", diff)
 	}
 	b.mustCall("OnMessagePublish", publish(t, "pub", "t/1"))
@@ -281,7 +282,7 @@ func TestReplaysAreNotTakenForMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := func(c event.ClientID) bool { return strings.HasPrefix(string(c), "restante-") }
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	h := serve(t, exhook.Config{Secret: secret, Own: own}, j)
 	b := dial(t, h, nil)
 	var m pipeline.Outgo
@@ -292,15 +293,15 @@ func TestReplaysAreNotTakenForMessages(t *testing.T) {
 	}
 	b.mustCall("OnMessagePublish", encode(t, "OnMessagePublish", obj{"message": message(nil), "user_props": marks}))
 	b.mustCall("OnMessageAcked", encode(t, "OnMessageAcked", obj{"clientinfo": who("c"), "message": message(obj{"from": "restante-replay-x-0"})}))
-	if n := j.taken(); len(n) > 0 {
+	if n := j.Events(); len(n) > 0 {
 		t.Errorf("took %v", n)
 	}
 	// Copied onto another payload the mark proves nothing.
 	b.mustCall("OnMessagePublish", encode(t, "OnMessagePublish", obj{"message": message(obj{"payload": "y"}), "user_props": marks}))
-	if n := len(j.taken()); n != 1 {
+	if n := len(j.Events()); n != 1 {
 		t.Errorf("took %d, want the forged one", n)
 	}
-	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountReplay: 2, mqtt.CountForged: 1}, h.tally.all()); diff != "" {
+	if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountReplay: 2, mqtt.CountForged: 1}, h.tally.Counts()); diff != "" {
 		t.Errorf("counts differ (-want +got):\n%s", diff)
 	}
 }

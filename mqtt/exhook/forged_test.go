@@ -8,13 +8,14 @@ import (
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 // Ten thousand calls that are forged or broken in some way, over the wire: no panic, each is answered or fails, what is refused is
 // counted with a reason, and what is taken can stand in Kafka.
 func TestTenThousandForgedCallsInventNothing(t *testing.T) {
 	t.Parallel()
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	h := serve(t, exhook.Config{}, j)
 	b := dial(t, h, nil)
 	good := all(t)
@@ -45,12 +46,12 @@ func TestTenThousandForgedCallsInventNothing(t *testing.T) {
 		}
 	}
 	taken, refused := 0, 0
-	for c, n := range h.tally.all() {
+	for c, n := range h.tally.Counts() {
 		if c != mqtt.CountForged {
 			refused += n
 		}
 	}
-	for _, e := range j.taken() {
+	for _, e := range j.Events() {
 		taken++
 		e = named(t, e)
 		for _, route := range e.Routes() {
@@ -59,7 +60,7 @@ func TestTenThousandForgedCallsInventNothing(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d calls: %d failed, %d events taken, counted %v", calls, failed, taken, h.tally.all())
+	t.Logf("%d calls: %d failed, %d events taken, counted %v", calls, failed, taken, h.tally.Counts())
 	if taken+refused != calls {
 		t.Errorf("%d events and %d refusals are not the %d calls", taken, refused, calls)
 	}
@@ -72,7 +73,7 @@ func TestTenThousandForgedCallsInventNothing(t *testing.T) {
 // makes an alias, by which an ack could delete a message.
 func TestTenThousandForgedEnvelopesAreOpenedForNobody(t *testing.T) {
 	t.Parallel()
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	h := serve(t, envelopes(t), j)
 	b := dial(t, h, nil)
 	const envelopes, own = 10_000, "restante-replay-x-0"
@@ -101,10 +102,10 @@ func TestTenThousandForgedEnvelopesAreOpenedForNobody(t *testing.T) {
 			t.Fatalf("%q from %q with id %q is answered with %v", topic, from, id, v)
 		}
 	}
-	counted := h.tally.all()
+	counted := h.tally.Counts()
 	t.Logf("counted %v", counted)
-	if len(j.taken()) > 0 {
-		t.Errorf("took %v", j.taken())
+	if len(j.Events()) > 0 {
+		t.Errorf("took %v", j.Events())
 	}
 	if counted[mqtt.CountForged] != envelopes*4/5 || counted[mqtt.CountRefusedID] != envelopes/5 {
 		t.Errorf("counted %v, want %d and %d", counted, envelopes*4/5, envelopes/5)

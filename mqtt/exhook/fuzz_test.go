@@ -9,6 +9,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 var hooks = []string{
@@ -88,7 +89,7 @@ func named(t *testing.T, e event.Event) event.Event {
 // Calls with requests that are broken here and there: none ends the server, none makes two events, each refusal is counted.
 func TestBrokenRequestsDoNotEndTheServer(t *testing.T) {
 	t.Parallel()
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	h := serve(t, exhook.Config{}, j)
 	b := dial(t, h, nil)
 	const calls = 600
@@ -104,12 +105,12 @@ func TestBrokenRequestsDoNotEndTheServer(t *testing.T) {
 			failed++
 		}
 	}
-	counts := h.tally.all()
+	counts := h.tally.Counts()
 	refused := 0
 	for _, n := range counts {
 		refused += n
 	}
-	if took := len(j.taken()); took+refused != calls || failed > counts[mqtt.CountRefusedRequest] {
+	if took := len(j.Events()); took+refused != calls || failed > counts[mqtt.CountRefusedRequest] {
 		t.Errorf("%d calls: %d failed, took %d, refused %d: %v", calls, failed, took, refused, counts)
 	}
 	if len(counts) < 3 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/mqtt/exhook"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -64,7 +65,7 @@ func TestCapturedCallsGiveTheirEvents(t *testing.T) {
 	calls := readCapture(t)
 	got := map[string]string{}
 	for _, service := range exhook.Services {
-		j := &journal{}
+		j := &sourcetest.Journal{}
 		h := serve(t, exhook.Config{}, j)
 		b := dial(t, h, nil)
 		for i, c := range calls {
@@ -82,12 +83,12 @@ func TestCapturedCallsGiveTheirEvents(t *testing.T) {
 			}
 		}
 		var lines strings.Builder
-		for _, e := range j.taken() {
+		for _, e := range j.Events() {
 			fmt.Fprintln(&lines, line(e))
 		}
 		got[service] = lines.String()
-		if n := h.tally.all(); len(n) > 0 {
-			t.Errorf("%s: refused something: %v\n%s", service, n, h.tally.log())
+		if n := h.tally.Counts(); len(n) > 0 {
+			t.Errorf("%s: refused something: %v\n%s", service, n, h.tally.Log())
 		}
 	}
 	first := got[exhook.Services[0]]

@@ -9,6 +9,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/mqtt/exhook"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -112,7 +113,7 @@ func TestNeedsLeavesNoRuleBlind(t *testing.T) {
 func TestBrokerIsToldWhichHooksToCall(t *testing.T) {
 	t.Parallel()
 	hooks := exhook.Needs([]pipeline.Rule{rule(t, "", pipeline.SaveOfflineMessages, "t/#"), rule(t, pipeline.MessagePublish, pipeline.OnMessageStore, "log/+")})
-	b := dial(t, serve(t, exhook.Config{Hooks: hooks}, &journal{}), nil)
+	b := dial(t, serve(t, exhook.Config{Hooks: hooks}, &sourcetest.Journal{}), nil)
 	for _, service := range exhook.Services {
 		answer, err := b.call(service, "OnProviderLoaded", encode(t, "OnProviderLoaded", obj{"broker": obj{"version": "5.8.9", "uptime": uint64(17)}}))
 		if err != nil {

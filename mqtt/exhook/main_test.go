@@ -1,121 +1,40 @@
 package exhook_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
-	"maps"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/restante/restante/event"
-	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook"
-	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
-
-// receipt is a receipt that a test completes.
-type receipt struct {
-	done chan struct{}
-	err  error
-}
-
-func held() *receipt { return &receipt{done: make(chan struct{})} }
-
-func durable(err error) *receipt {
-	r := &receipt{done: make(chan struct{}), err: err}
-	close(r.done)
-	return r
-}
-
-func (r *receipt) Done() <-chan struct{} { return r.done }
-func (r *receipt) Err() error            { return r.err }
-
-// journal stands for the log: it takes events, and judges each as a test wishes; nil = durable at once.
-type journal struct {
-	judge func(ctx context.Context, e event.Event) (pipeline.Receipt, error)
-
-	mu     sync.Mutex
-	events []event.Event
-}
-
-func (j *journal) accept(ctx context.Context, e event.Event) (pipeline.Receipt, error) {
-	var r pipeline.Receipt = durable(nil)
-	if j.judge != nil {
-		var err error
-		if r, err = j.judge(ctx, e); err != nil {
-			return nil, err
-		}
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.events = append(j.events, e)
-	return r, nil
-}
-
-func (j *journal) taken() []event.Event {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return append([]event.Event(nil), j.events...)
-}
-
-// tally counts what a server counts and keeps what it logs.
-type tally struct {
-	mu     sync.Mutex
-	counts map[mqtt.Counter]int
-	logs   bytes.Buffer
-}
-
-func (t *tally) count(c mqtt.Counter) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.counts[c]++
-}
-
-func (t *tally) all() map[mqtt.Counter]int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return maps.Clone(t.counts)
-}
-
-func (t *tally) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.logs.Write(p)
-}
-
-func (t *tally) log() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.logs.String()
-}
+const patience = sourcetest.Patience
 
 // hooked is a server that runs, with all that a test watches.
 type hooked struct {
 	*exhook.Server
-	tally *tally
+	tally *sourcetest.Tally
 	stop  func() // asks it to end
 	ended chan error
 }
 
 // serve runs a server until the test ends.
-func serve(t *testing.T, cfg exhook.Config, j *journal) *hooked {
+func serve(t *testing.T, cfg exhook.Config, j *sourcetest.Journal) *hooked {
 	t.Helper()
-	h := &hooked{tally: &tally{counts: map[mqtt.Counter]int{}}, ended: make(chan error, 1)}
+	h := &hooked{tally: &sourcetest.Tally{}, ended: make(chan error, 1)}
 	cfg.Listen, cfg.Source = "127.0.0.1:0", "restante/emqx"
-	cfg.Count, cfg.Log = h.tally.count, slog.New(slog.NewJSONHandler(h.tally, nil))
+	cfg.Count, cfg.Log = h.tally.Count, slog.New(slog.NewJSONHandler(h.tally, nil))
 	s, err := exhook.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +43,7 @@ func serve(t *testing.T, cfg exhook.Config, j *journal) *hooked {
 	ctx, cancel := context.WithCancel(context.Background())
 	h.stop = cancel
 	var wg sync.WaitGroup
-	wg.Go(func() { h.ended <- s.Run(ctx, j.accept) })
+	wg.Go(func() { h.ended <- s.Run(ctx, j.Accept) })
 	t.Cleanup(func() {
 		cancel()
 		wg.Wait()
@@ -201,13 +120,4 @@ func (b *broker) mustCall(hook string, request []byte) []byte {
 		b.t.Fatalf("%s: %v", hook, err)
 	}
 	return answer
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/exhook"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -56,8 +57,8 @@ func TestNoCallIsAnsweredBeforeItsEventIsDurable(t *testing.T) {
 	for hook, request := range all(t) {
 		t.Run(hook, func(t *testing.T) {
 			t.Parallel()
-			r := held()
-			j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return r, nil }}
+			r := sourcetest.Held()
+			j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
 			h := serve(t, exhook.Config{Budget: patience}, j)
 			b := dial(t, h, nil)
 			answered := make(chan error, 1)
@@ -65,17 +66,17 @@ func TestNoCallIsAnsweredBeforeItsEventIsDurable(t *testing.T) {
 				_, err := b.call(exhook.Services[0], hook, request)
 				answered <- err
 			}()
-			eventually(t, "the event is taken", func() bool { return len(j.taken()) == 1 })
+			sourcetest.Eventually(t, "the event is taken", func() bool { return len(j.Events()) == 1 })
 			select {
 			case err := <-answered:
 				t.Fatalf("answered (%v) while the event was not durable", err)
 			case <-time.After(50 * time.Millisecond):
 			}
-			close(r.done)
+			r.Complete()
 			if err := <-answered; err != nil {
 				t.Errorf("not answered: %v", err)
 			}
-			if n := h.tally.all(); len(n) > 0 {
+			if n := h.tally.Counts(); len(n) > 0 {
 				t.Errorf("counted %v", n)
 			}
 		})
@@ -85,23 +86,23 @@ func TestNoCallIsAnsweredBeforeItsEventIsDurable(t *testing.T) {
 func TestEventThatIsNotDurableInTimeIsAGap(t *testing.T) {
 	t.Parallel()
 	const budget = 30 * time.Millisecond
-	stuck := func(context.Context, event.Event) (pipeline.Receipt, error) { return held(), nil }
-	full := func(ctx context.Context, _ event.Event) (pipeline.Receipt, error) {
+	stuck := func(context.Context, int, event.Event) (pipeline.Receipt, error) { return sourcetest.Held(), nil }
+	full := func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}
-	lost := func(context.Context, event.Event) (pipeline.Receipt, error) {
-		return durable(errors.New("the log is gone")), nil
+	lost := func(context.Context, int, event.Event) (pipeline.Receipt, error) {
+		return sourcetest.Durable(errors.New("the log is gone")), nil
 	}
-	over := func(context.Context, event.Event) (pipeline.Receipt, error) {
+	over := func(context.Context, int, event.Event) (pipeline.Receipt, error) {
 		return nil, errors.New("ingest has ended")
 	}
-	for name, judge := range map[string]func(context.Context, event.Event) (pipeline.Receipt, error){
+	for name, judge := range map[string]func(context.Context, int, event.Event) (pipeline.Receipt, error){
 		"the log is slow": stuck, "too much is on its way": full, "the log failed": lost, "ingest has ended": over,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := serve(t, exhook.Config{Budget: budget}, &journal{judge: judge})
+			h := serve(t, exhook.Config{Budget: budget}, &sourcetest.Journal{Judge: judge})
 			b := dial(t, h, nil)
 			const calls = 3
 			for range calls {
@@ -114,11 +115,11 @@ func TestEventThatIsNotDurableInTimeIsAGap(t *testing.T) {
 					t.Errorf("answered after %v, the budget is %v", took, budget)
 				}
 			}
-			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountGap: calls}, h.tally.all()); diff != "" {
+			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountGap: calls}, h.tally.Counts()); diff != "" {
 				t.Errorf("counts differ (-want +got):\n%s", diff)
 			}
-			if n := strings.Count(h.tally.log(), "not durable in time"); n != 1 {
-				t.Errorf("%d lines for %d gaps, want 1 a minute:\n%s", n, calls, h.tally.log())
+			if n := strings.Count(h.tally.Log(), "not durable in time"); n != 1 {
+				t.Errorf("%d lines for %d gaps, want 1 a minute:\n%s", n, calls, h.tally.Log())
 			}
 		})
 	}
@@ -128,7 +129,7 @@ func TestEventThatIsNotDurableInTimeIsAGap(t *testing.T) {
 func TestEventOfABrokerThatHangsUpIsTaken(t *testing.T) {
 	t.Parallel()
 	entered, hungUp, kept := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	j := &journal{judge: func(ctx context.Context, _ event.Event) (pipeline.Receipt, error) {
+	j := &sourcetest.Journal{Judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
 		close(entered)
 		<-hungUp
 		select {
@@ -137,7 +138,7 @@ func TestEventOfABrokerThatHangsUpIsTaken(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 			kept <- nil
 		}
-		return durable(nil), nil
+		return sourcetest.Durable(nil), nil
 	}}
 	b := dial(t, serve(t, exhook.Config{Budget: patience}, j), nil)
 	ctx, hangUp := context.WithCancel(context.Background())
@@ -158,7 +159,7 @@ func TestEventOfABrokerThatHangsUpIsTaken(t *testing.T) {
 
 func TestEventsOfAClientKeepTheirOrder(t *testing.T) {
 	t.Parallel()
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	b := dial(t, serve(t, exhook.Config{}, j), nil)
 	const clients, each = 8, 40
 	var wg sync.WaitGroup
@@ -174,7 +175,7 @@ func TestEventsOfAClientKeepTheirOrder(t *testing.T) {
 	}
 	wg.Wait()
 	next := map[event.ClientID]int{}
-	for _, e := range j.taken() {
+	for _, e := range j.Events() {
 		p, ok := e.(event.Published)
 		if !ok {
 			t.Fatalf("took %T", e)
@@ -193,8 +194,8 @@ func TestEventsOfAClientKeepTheirOrder(t *testing.T) {
 
 func TestCallsOverTheLimitWait(t *testing.T) {
 	t.Parallel()
-	r := held()
-	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return r, nil }}
+	r := sourcetest.Held()
+	j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
 	h := serve(t, exhook.Config{MaxCalls: 2, Budget: patience}, j)
 	b := dial(t, h, nil)
 	const calls = 5
@@ -206,22 +207,22 @@ func TestCallsOverTheLimitWait(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "two are taken", func() bool { return len(j.taken()) == 2 })
+	sourcetest.Eventually(t, "two are taken", func() bool { return len(j.Events()) == 2 })
 	time.Sleep(30 * time.Millisecond)
-	if n := len(j.taken()); n != 2 {
+	if n := len(j.Events()); n != 2 {
 		t.Errorf("%d are under way, want 2", n)
 	}
-	close(r.done)
+	r.Complete()
 	wg.Wait()
-	if n := len(j.taken()); n != calls {
+	if n := len(j.Events()); n != calls {
 		t.Errorf("took %d, want %d", n, calls)
 	}
 }
 
 func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
-	r := held()
-	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return r, nil }}
+	r := sourcetest.Held()
+	j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
 	h := serve(t, exhook.Config{Budget: patience}, j)
 	b := dial(t, h, nil)
 	answered := make(chan error, 1)
@@ -229,16 +230,16 @@ func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 		_, err := b.call(exhook.Services[0], "OnMessagePublish", publish(t, "pub", "t/1"))
 		answered <- err
 	}()
-	eventually(t, "the event is taken", func() bool { return len(j.taken()) == 1 })
+	sourcetest.Eventually(t, "the event is taken", func() bool { return len(j.Events()) == 1 })
 	h.stop()
-	eventually(t, "nobody listens any more", func() bool {
+	sourcetest.Eventually(t, "nobody listens any more", func() bool {
 		c, err := net.Dial("tcp", h.Addr().String())
 		if err == nil {
 			_ = c.Close()
 		}
 		return err != nil
 	})
-	close(r.done)
+	r.Complete()
 	if err := <-answered; err != nil {
 		t.Errorf("the call under way was not answered: %v", err)
 	}
@@ -246,7 +247,7 @@ func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 
 func TestStopEndsAfterItsDrain(t *testing.T) {
 	t.Parallel()
-	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return held(), nil }}
+	j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return sourcetest.Held(), nil }}
 	h := serve(t, exhook.Config{Budget: 2 * patience, Drain: 20 * time.Millisecond}, j)
 	b := dial(t, h, nil)
 	answered := make(chan error, 1)
@@ -254,7 +255,7 @@ func TestStopEndsAfterItsDrain(t *testing.T) {
 		_, err := b.call(exhook.Services[0], "OnMessagePublish", publish(t, "pub", "t/1"))
 		answered <- err
 	}()
-	eventually(t, "the event is taken", func() bool { return len(j.taken()) == 1 })
+	sourcetest.Eventually(t, "the event is taken", func() bool { return len(j.Events()) == 1 })
 	h.stop()
 	before := time.Now()
 	if err := <-answered; err == nil {
@@ -268,15 +269,17 @@ func TestStopEndsAfterItsDrain(t *testing.T) {
 func TestPoisonIsCountedAndAnswered(t *testing.T) {
 	t.Parallel()
 	poison := fault.Poison(errors.New("a record of 2000000 bytes is over the limit"))
-	for name, judge := range map[string]func(context.Context, event.Event) (pipeline.Receipt, error){
-		"seen at once": func(context.Context, event.Event) (pipeline.Receipt, error) { return nil, poison },
-		"seen later":   func(context.Context, event.Event) (pipeline.Receipt, error) { return durable(poison), nil },
+	for name, judge := range map[string]func(context.Context, int, event.Event) (pipeline.Receipt, error){
+		"seen at once": func(context.Context, int, event.Event) (pipeline.Receipt, error) { return nil, poison },
+		"seen later": func(context.Context, int, event.Event) (pipeline.Receipt, error) {
+			return sourcetest.Durable(poison), nil
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := serve(t, exhook.Config{}, &journal{judge: judge})
+			h := serve(t, exhook.Config{}, &sourcetest.Journal{Judge: judge})
 			dial(t, h, nil).mustCall("OnMessagePublish", publish(t, "pub", "t/1"))
-			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedPoison: 1}, h.tally.all()); diff != "" {
+			if diff := cmp.Diff(map[mqtt.Counter]int{mqtt.CountRefusedPoison: 1}, h.tally.Counts()); diff != "" {
 				t.Errorf("counts differ (-want +got):\n%s", diff)
 			}
 		})
@@ -285,17 +288,17 @@ func TestPoisonIsCountedAndAnswered(t *testing.T) {
 
 func TestUnwantedEventsAreAnswered(t *testing.T) {
 	t.Parallel()
-	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return nil, nil }} //nolint:nilnil // Accept's contract
+	j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return nil, nil }} //nolint:nilnil // Accept's contract
 	h := serve(t, exhook.Config{}, j)
 	dial(t, h, nil).mustCall("OnMessagePublish", publish(t, "pub", "t/1"))
-	if n := h.tally.all(); len(n) > 0 {
+	if n := h.tally.Counts(); len(n) > 0 {
 		t.Errorf("counted %v", n)
 	}
 }
 
 func TestNoPasswordIsKeptOrLogged(t *testing.T) {
 	t.Parallel()
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	h := serve(t, exhook.Config{}, j)
 	b := dial(t, h, nil)
 	for hook, request := range all(t) {
@@ -306,8 +309,8 @@ func TestNoPasswordIsKeptOrLogged(t *testing.T) {
 	if _, err := b.call(exhook.Services[0], "OnClientConnected", bad[:len(bad)-3]); err == nil {
 		t.Error("half a request was answered")
 	}
-	kept := h.tally.log()
-	for _, e := range j.taken() {
+	kept := h.tally.Log()
+	for _, e := range j.Events() {
 		kept += fmt.Sprintf("%#v", e)
 	}
 	if !strings.Contains(kept, "event refused") {

@@ -1,52 +1,20 @@
 package exhook_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"math/big"
-	"net"
 	"testing"
 	"time"
 
 	"github.com/restante/restante/mqtt/exhook"
+	"github.com/restante/restante/mqtt/sourcetest"
 )
-
-// certificate makes one that vouches for itself, for a server on loopback and for a client.
-func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
-}
 
 func TestTLSDemandsTheClientsCertificate(t *testing.T) {
 	t.Parallel()
-	serverCert, serverPool := certificate(t)
-	clientCert, clientPool := certificate(t)
-	stranger, _ := certificate(t)
-	j := &journal{}
+	serverCert, serverPool := sourcetest.Certificate(t)
+	clientCert, clientPool := sourcetest.Certificate(t)
+	stranger, _ := sourcetest.Certificate(t)
+	j := &sourcetest.Journal{}
 	h := serve(t, exhook.Config{TLS: &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{serverCert}, ClientCAs: clientPool, ClientAuth: tls.RequireAndVerifyClientCert,
 	}}, j)
@@ -59,7 +27,7 @@ func TestTLSDemandsTheClientsCertificate(t *testing.T) {
 			t.Errorf("a call with %s was answered", name)
 		}
 	}
-	if n := len(j.taken()); n != 1 {
+	if n := len(j.Events()); n != 1 {
 		t.Errorf("took %d events, want 1", n)
 	}
 }
@@ -67,8 +35,8 @@ func TestTLSDemandsTheClientsCertificate(t *testing.T) {
 // Erlang's HTTP/2 clients may speak by prior knowledge and negotiate nothing.
 func TestTLSNeedsNoNegotiation(t *testing.T) {
 	t.Parallel()
-	cert, pool := certificate(t)
-	h := serve(t, exhook.Config{TLS: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}}, &journal{})
+	cert, pool := sourcetest.Certificate(t)
+	h := serve(t, exhook.Config{TLS: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}}, &sourcetest.Journal{})
 	conn, err := (&tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}}).DialContext(t.Context(), "tcp", h.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/mqtt/webhook"
 )
 
@@ -83,9 +84,9 @@ func TestTenThousandForgedRequestsInventNothing(t *testing.T) {
 	for format, bodies := range good {
 		t.Run(string(format), func(t *testing.T) {
 			t.Parallel()
-			j := &journal{}
+			j := &sourcetest.Journal{}
 			s := open(t, webhook.Config{Format: format, Token: secret, MaxBody: 100_000})
-			h := s.Handler(j.accept)
+			h := s.Handler(j.Accept)
 			r := rand.New(rand.NewPCG(7, uint64(len(format))))
 			const requests = 10_000
 			statuses, took := map[int]int{}, 0
@@ -94,7 +95,7 @@ func TestTenThousandForgedRequestsInventNothing(t *testing.T) {
 				if i%10 == 0 {
 					token = fmt.Sprintf("Bearer %s%d", secret[:r.IntN(len(secret))], i)
 				}
-				before := s.tally.all()
+				before := s.tally.Counts()
 				request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(body))
 				request.Header.Set("Authorization", token)
 				request.Header.Set("vernemq-hook", hooks[r.IntN(len(hooks))])
@@ -102,8 +103,8 @@ func TestTenThousandForgedRequestsInventNothing(t *testing.T) {
 				h.ServeHTTP(answer, request)
 				got := answer.Code
 				statuses[got]++
-				counts, events := 0, j.since(took)
-				for k, n := range s.tally.all() {
+				counts, events := 0, j.Since(took)
+				for k, n := range s.tally.Counts() {
 					if k != mqtt.CountForged {
 						counts += n - before[k]
 					}
@@ -121,7 +122,7 @@ func TestTenThousandForgedRequestsInventNothing(t *testing.T) {
 					}
 				}
 			}
-			t.Logf("%d requests: answered %v, %d events taken, counted %v", requests, statuses, took, s.tally.all())
+			t.Logf("%d requests: answered %v, %d events taken, counted %v", requests, statuses, took, s.tally.Counts())
 			if statuses[http.StatusBadRequest] < requests/4 {
 				t.Errorf("only %d were refused", statuses[http.StatusBadRequest])
 			}
@@ -133,16 +134,16 @@ func FuzzBody(f *testing.F) {
 	f.Add(publish(someID, "t/1"), "on_publish")
 	f.Add(`[{"action":"session_subscribed","topic":"t/#","opts":{"qos":1},"clientid":"c"}]`, "")
 	f.Add(`{"client_id":"c","topics":[["t",1]]}`, "on_subscribe")
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	var servers []*server
 	for _, format := range []webhook.Format{webhook.EMQXRule, webhook.EMQXWebhook, webhook.VerneMQ} {
 		servers = append(servers, serve(f, webhook.Config{Format: format}, j))
 	}
 	f.Fuzz(func(t *testing.T, body, hook string) {
 		for _, s := range servers {
-			before := j.count()
+			before := j.Count()
 			got := s.post(body, "vernemq-hook", hook)
-			for _, e := range j.since(before) {
+			for _, e := range j.Since(before) {
 				if why := valid(e); why != "" {
 					t.Fatalf("%.500v cannot be read again: %s", e, why)
 				}

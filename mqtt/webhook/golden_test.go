@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/mqtt/webhook"
 )
 
@@ -74,17 +75,17 @@ func golden(t *testing.T, file, got string) {
 // story posts bodies one by one and shows what became of each.
 func story(t *testing.T, format webhook.Format, bodies []string, headers func(i int) []string) string {
 	t.Helper()
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	s := serve(t, webhook.Config{Format: format}, j)
 	var b strings.Builder
 	for i, body := range bodies {
-		before, counts := len(j.taken()), s.tally.all()
+		before, counts := len(j.Events()), s.tally.Counts()
 		r := s.post(body, headers(i)...)
 		fmt.Fprintf(&b, "%d", r.status)
-		for _, e := range j.taken()[before:] {
+		for _, e := range j.Events()[before:] {
 			fmt.Fprintf(&b, " %s", line(e))
 		}
-		for k, n := range s.tally.all() {
+		for k, n := range s.tally.Counts() {
 			if n > counts[k] {
 				fmt.Fprintf(&b, " counted as %s", k)
 			}
@@ -121,21 +122,21 @@ func TestRuleEventsOfARealEMQXAreRead(t *testing.T) {
 		bodies = append(bodies, text)
 	}
 	golden(t, "testdata/rules-4.4.19.golden", story(t, webhook.EMQXRule, bodies, none))
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	s := serve(t, webhook.Config{}, j)
 	if r := s.post("[" + strings.Join(bodies, ",") + "]"); r.status != 200 {
 		t.Errorf("all of them at once: %d %s", r.status, r.body)
 	}
-	one := &journal{}
+	one := &sourcetest.Journal{}
 	s = serve(t, webhook.Config{}, one)
 	for _, body := range bodies {
 		s.post(body)
 	}
 	var singly, together []string
-	for _, e := range one.taken() {
+	for _, e := range one.Events() {
 		singly = append(singly, line(e))
 	}
-	for _, e := range j.taken() {
+	for _, e := range j.Events() {
 		together = append(together, line(e))
 	}
 	if diff := cmp.Diff(singly, together); diff != "" || len(singly) == 0 {

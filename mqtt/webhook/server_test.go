@@ -21,24 +21,25 @@ import (
 	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/mqtt/webhook"
 	"github.com/restante/restante/pipeline"
 )
 
-type judge = func(context.Context, event.Event) (pipeline.Receipt, error)
+type judge = func(context.Context, int, event.Event) (pipeline.Receipt, error)
 
 func counted(t *testing.T, s *server, want map[mqtt.Counter]int) {
 	t.Helper()
-	if diff := cmp.Diff(want, s.tally.all()); diff != "" {
+	if diff := cmp.Diff(want, s.tally.Counts()); diff != "" {
 		t.Errorf("counts differ (-want +got):\n%s", diff)
 	}
 }
 
 func TestNothingIsAnsweredBeforeItIsDurable(t *testing.T) {
 	t.Parallel()
-	first, second := durable(nil), held()
+	first, second := sourcetest.Durable(nil), sourcetest.Held()
 	n := 0
-	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) {
+	j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) {
 		if n++; n == 1 {
 			return first, nil
 		}
@@ -47,13 +48,13 @@ func TestNothingIsAnsweredBeforeItIsDurable(t *testing.T) {
 	s := serve(t, webhook.Config{Budget: patience}, j)
 	answered := make(chan reply, 1)
 	go func() { answered <- s.post("[" + publish(someID, "t/1") + "," + publish(someID, "t/2") + "]") }() // ends with the answer
-	eventually(t, "both are taken", func() bool { return len(j.taken()) == 2 })
+	sourcetest.Eventually(t, "both are taken", func() bool { return len(j.Events()) == 2 })
 	select {
 	case r := <-answered:
 		t.Fatalf("answered %d while an event was not durable", r.status)
 	case <-time.After(50 * time.Millisecond):
 	}
-	close(second.done)
+	second.Complete()
 	if r := <-answered; r.status != http.StatusOK {
 		t.Errorf("answered %d %s", r.status, r.body)
 	}
@@ -63,12 +64,14 @@ func TestNothingIsAnsweredBeforeItIsDurable(t *testing.T) {
 func TestWhatIsNotDurableInTimeIsAnsweredWith503(t *testing.T) {
 	t.Parallel()
 	for name, j := range map[string]judge{
-		"the log is slow": func(context.Context, event.Event) (pipeline.Receipt, error) { return held(), nil },
-		"the log failed":  func(context.Context, event.Event) (pipeline.Receipt, error) { return durable(errors.New("gone")), nil },
-		"ingest has ended": func(context.Context, event.Event) (pipeline.Receipt, error) {
+		"the log is slow": func(context.Context, int, event.Event) (pipeline.Receipt, error) { return sourcetest.Held(), nil },
+		"the log failed": func(context.Context, int, event.Event) (pipeline.Receipt, error) {
+			return sourcetest.Durable(errors.New("gone")), nil
+		},
+		"ingest has ended": func(context.Context, int, event.Event) (pipeline.Receipt, error) {
 			return nil, errors.New("ingest has ended")
 		},
-		"too much is waiting": func(ctx context.Context, _ event.Event) (pipeline.Receipt, error) {
+		"too much is waiting": func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
 		},
@@ -76,7 +79,7 @@ func TestWhatIsNotDurableInTimeIsAnsweredWith503(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for format, want := range map[webhook.Format]mqtt.Counter{webhook.EMQXRule: mqtt.CountUnavailable, webhook.VerneMQ: mqtt.CountGap} {
-				s := serve(t, webhook.Config{Format: format, Budget: 30 * time.Millisecond}, &journal{judge: j})
+				s := serve(t, webhook.Config{Format: format, Budget: 30 * time.Millisecond}, &sourcetest.Journal{Judge: j})
 				body := publish(someID, "t/1")
 				if format == webhook.VerneMQ {
 					body = `{"client_id":"c","topic":"t/1","qos":1,"payload":""}`
@@ -88,8 +91,8 @@ func TestWhatIsNotDurableInTimeIsAnsweredWith503(t *testing.T) {
 					}
 				}
 				counted(t, s, map[mqtt.Counter]int{want: 3})
-				if n := strings.Count(s.tally.log(), "not durable in time"); n != 1 {
-					t.Errorf("%d lines, want 1 a minute:\n%s", n, s.tally.log())
+				if n := strings.Count(s.tally.Log(), "not durable in time"); n != 1 {
+					t.Errorf("%d lines, want 1 a minute:\n%s", n, s.tally.Log())
 				}
 			}
 		})
@@ -99,13 +102,13 @@ func TestWhatIsNotDurableInTimeIsAnsweredWith503(t *testing.T) {
 // The good ones of a batch must not be lost with the bad: a broker does not repeat what is answered with 400.
 func TestBadEventOfABatchIsNamedAndTheOthersAreTaken(t *testing.T) {
 	t.Parallel()
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	s := serve(t, webhook.Config{}, j)
 	r := s.post("[" + publish(someID, "t/1") + `,{"event":"message.publish","topic":"t/+","payload":""},7,` + publish(someID, "t/2") + "]")
 	if r.status != http.StatusBadRequest || !strings.Contains(r.body, `"at":1,"reason":"refused_topic"`) || !strings.Contains(r.body, `"at":2,"reason":"refused_json"`) {
 		t.Errorf("answered %d %s", r.status, r.body)
 	}
-	if n := len(j.taken()); n != 2 {
+	if n := len(j.Events()); n != 2 {
 		t.Errorf("took %d, want 2", n)
 	}
 	counted(t, s, map[mqtt.Counter]int{mqtt.CountRefusedTopic: 1, mqtt.CountRefusedJSON: 1})
@@ -132,13 +135,13 @@ func TestRequestsThatCannotBeAreRefusedWithAReason(t *testing.T) {
 		"half an array":        {http.MethodPost, path, "[{}", nil, http.StatusBadRequest, mqtt.CountRefusedJSON},
 		"null":                 {http.MethodPost, path, "null", nil, http.StatusBadRequest, mqtt.CountRefusedJSON},
 	} {
-		j := &journal{}
+		j := &sourcetest.Journal{}
 		s := serve(t, webhook.Config{MaxBody: limit}, j)
 		if r := s.send(c.method, c.path, c.body, c.headers...); r.status != c.status {
 			t.Errorf("%s: answered %d %s, want %d", sentence, r.status, r.body, c.status)
 		}
 		counted(t, s, map[mqtt.Counter]int{c.want: 1})
-		if n := len(j.taken()); n > 0 {
+		if n := len(j.Events()); n > 0 {
 			t.Errorf("%s: took %d events", sentence, n)
 		}
 	}
@@ -147,7 +150,7 @@ func TestRequestsThatCannotBeAreRefusedWithAReason(t *testing.T) {
 // A body whose length is not told is counted while it comes.
 func TestChunkedBodyOverTheSizeIsRefused(t *testing.T) {
 	t.Parallel()
-	s := serve(t, webhook.Config{MaxBody: 1000}, &journal{})
+	s := serve(t, webhook.Config{MaxBody: 1000}, &sourcetest.Journal{})
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.Addr().String()+path, io.MultiReader(strings.NewReader(strings.Repeat(" ", 5000))))
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +196,7 @@ func TestOnlyWhoKnowsTheSecretIsHeard(t *testing.T) {
 		"both where one is wrong":  {webhook.Config{Token: secret, HMACKey: secret}, []string{"Authorization", "Bearer " + secret}, 401},
 		"both where both are well": {webhook.Config{Token: secret, HMACKey: secret}, []string{"Authorization", "bearer " + secret, "X-Restante-Signature", sign(secret, body)}, 200},
 	} {
-		j := &journal{}
+		j := &sourcetest.Journal{}
 		s := serve(t, c.cfg, j)
 		if r := s.post(body, c.headers...); r.status != c.status {
 			t.Errorf("%s: answered %d, want %d", sentence, r.status, c.status)
@@ -203,10 +206,10 @@ func TestOnlyWhoKnowsTheSecretIsHeard(t *testing.T) {
 			want[mqtt.CountRefusedAuth], events = 1, 0
 		}
 		counted(t, s, want)
-		if n := len(j.taken()); n != events {
+		if n := len(j.Events()); n != events {
 			t.Errorf("%s: took %d events", sentence, n)
 		}
-		if strings.Contains(s.tally.log(), secret) {
+		if strings.Contains(s.tally.Log(), secret) {
 			t.Errorf("%s: the secret was logged", sentence)
 		}
 	}
@@ -237,7 +240,7 @@ func TestConfigurationsThatCannotBeAreRefused(t *testing.T) {
 func TestBrokerThatHangsUpLosesNothing(t *testing.T) {
 	t.Parallel()
 	entered, hungUp, kept := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	j := &journal{judge: func(ctx context.Context, _ event.Event) (pipeline.Receipt, error) {
+	j := &sourcetest.Journal{Judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
 		close(entered)
 		<-hungUp
 		select {
@@ -246,7 +249,7 @@ func TestBrokerThatHangsUpLosesNothing(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 			kept <- nil
 		}
-		return durable(nil), nil
+		return sourcetest.Durable(nil), nil
 	}}
 	s := serve(t, webhook.Config{Budget: patience}, j)
 	conn, err := net.Dial("tcp", s.Addr().String())
@@ -267,8 +270,8 @@ func TestBrokerThatHangsUpLosesNothing(t *testing.T) {
 
 func TestRequestsOverTheLimitWait(t *testing.T) {
 	t.Parallel()
-	r := held()
-	j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return r, nil }}
+	r := sourcetest.Held()
+	j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
 	s := serve(t, webhook.Config{MaxCalls: 2, Budget: patience}, j)
 	var wg sync.WaitGroup
 	const calls = 5
@@ -279,14 +282,14 @@ func TestRequestsOverTheLimitWait(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "two are taken", func() bool { return len(j.taken()) == 2 })
+	sourcetest.Eventually(t, "two are taken", func() bool { return len(j.Events()) == 2 })
 	time.Sleep(30 * time.Millisecond)
-	if n := len(j.taken()); n != 2 {
+	if n := len(j.Events()); n != 2 {
 		t.Errorf("%d are under way, want 2", n)
 	}
-	close(r.done)
+	r.Complete()
 	wg.Wait()
-	if n := len(j.taken()); n != calls {
+	if n := len(j.Events()); n != calls {
 		t.Errorf("took %d, want %d", n, calls)
 	}
 }
@@ -296,8 +299,8 @@ func TestStopAnswersWhatIsUnderWayWithinItsDrain(t *testing.T) {
 	for name, comes := range map[string]bool{"it becomes durable": true, "it does not": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := held()
-			j := &journal{judge: func(context.Context, event.Event) (pipeline.Receipt, error) { return r, nil }}
+			r := sourcetest.Held()
+			j := &sourcetest.Journal{Judge: func(context.Context, int, event.Event) (pipeline.Receipt, error) { return r, nil }}
 			drain := patience
 			if !comes {
 				drain = 30 * time.Millisecond
@@ -305,9 +308,9 @@ func TestStopAnswersWhatIsUnderWayWithinItsDrain(t *testing.T) {
 			s := serve(t, webhook.Config{Budget: 2 * patience, Drain: drain}, j)
 			answered := make(chan reply, 1)
 			go func() { answered <- s.post(publish(someID, "t/1")) }() // ends with the answer
-			eventually(t, "the event is taken", func() bool { return len(j.taken()) == 1 })
+			sourcetest.Eventually(t, "the event is taken", func() bool { return len(j.Events()) == 1 })
 			s.stop()
-			eventually(t, "nobody listens any more", func() bool {
+			sourcetest.Eventually(t, "nobody listens any more", func() bool {
 				c, err := net.Dial("tcp", s.Addr().String())
 				if err == nil {
 					_ = c.Close()
@@ -315,7 +318,7 @@ func TestStopAnswersWhatIsUnderWayWithinItsDrain(t *testing.T) {
 				return err != nil
 			})
 			if comes {
-				close(r.done)
+				r.Complete()
 			}
 			if got := <-answered; (got.status == http.StatusOK) != comes {
 				t.Errorf("answered %d %s", got.status, got.body)
@@ -328,11 +331,13 @@ func TestPoisonIsCountedAndAnswered(t *testing.T) {
 	t.Parallel()
 	poison := fault.Poison(errors.New("a record of 2000000 bytes is over the limit"))
 	for name, j := range map[string]judge{
-		"seen at once": func(context.Context, event.Event) (pipeline.Receipt, error) { return nil, poison },
-		"seen later":   func(context.Context, event.Event) (pipeline.Receipt, error) { return durable(poison), nil },
-		"not wanted":   func(context.Context, event.Event) (pipeline.Receipt, error) { return nil, nil }, //nolint:nilnil // Accept's contract
+		"seen at once": func(context.Context, int, event.Event) (pipeline.Receipt, error) { return nil, poison },
+		"seen later": func(context.Context, int, event.Event) (pipeline.Receipt, error) {
+			return sourcetest.Durable(poison), nil
+		},
+		"not wanted": func(context.Context, int, event.Event) (pipeline.Receipt, error) { return nil, nil }, //nolint:nilnil // Accept's contract
 	} {
-		s := serve(t, webhook.Config{}, &journal{judge: j})
+		s := serve(t, webhook.Config{}, &sourcetest.Journal{Judge: j})
 		if r := s.post(publish(someID, "t/1")); r.status != http.StatusOK {
 			t.Errorf("%s: answered %d", name, r.status)
 		}
@@ -357,7 +362,7 @@ func TestAnswerOfAClientIsAnAck(t *testing.T) {
 	}
 	a := mqtt.Answers{Topic: topic, Secret: key}
 	id := event.IDOf(1795376856413106, 9, 1)
-	j := &journal{}
+	j := &sourcetest.Journal{}
 	s := serve(t, webhook.Config{Format: webhook.VerneMQ, Answers: a}, j)
 	token := string(a.Token("dev", eventtest.Topic(t, "t/1"), id))
 	body := `{"client_id":"dev","topic":"offline/ack/dev","qos":1,"payload":"","properties":{"p_correlation_data":%q}}`
@@ -366,7 +371,7 @@ func TestAnswerOfAClientIsAnAck(t *testing.T) {
 			t.Errorf("answered %d %s", r.status, r.body)
 		}
 	}
-	got := j.taken()
+	got := j.Events()
 	if len(got) != 1 {
 		t.Fatalf("took %v, want one ack", got)
 	}
