@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // raw is a codec that sends and receives bytes as they are.
 type raw struct{}
@@ -247,6 +247,9 @@ func start(t *testing.T, o exhooktest.Options, servers ...*provider) *exhooktest
 	}
 	if o.AutoReconnect == 0 {
 		o.AutoReconnect = 50 * time.Millisecond
+	}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = patience // a call that fails on a slow machine comes again
 	}
 	b := exhooktest.Start(t, o)
 	b.AwaitLoaded(1)
