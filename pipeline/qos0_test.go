@@ -45,8 +45,9 @@ func TestASubscribeAtQoS0GetsWhatTheConfigurationSays(t *testing.T) {
 			}, func(t *testing.T, s *stack, b *broker) {
 				s.writer(testLimits, nil)
 				for i := range 25 {
-					s.keep("t/1", fmt.Sprint(i))
+					s.publish("t/1", fmt.Sprint(i))
 				}
+				time.Sleep(5 * time.Second) // the writer stores them
 				for _, known := range []event.Known{event.Unknown, event.No} { // a broker keeps nothing at QoS 0
 					s.subscribeAt("c", "t/1", 0, known)
 					time.Sleep(5 * time.Second)
@@ -72,8 +73,9 @@ func TestOnceKeepsWhatTheBrokerDidNotTake(t *testing.T) {
 	atQoS0(t, pipeline.QoS0Once, nil, nil, func(t *testing.T, s *stack, b *broker) {
 		s.writer(testLimits, nil)
 		for i := range 4 {
-			s.keep("t/1", fmt.Sprint(i))
+			s.publish("t/1", fmt.Sprint(i))
 		}
+		time.Sleep(5 * time.Second)
 		b.answer = func(d delivery) (pipeline.Outcome, error) {
 			return pipeline.Outcome{NoSubscriber: d.Payload == "2"}, nil
 		}
@@ -90,7 +92,8 @@ func TestARepeatTakesNothingFromAReplayThatCounts(t *testing.T) {
 	t.Parallel()
 	atQoS0(t, pipeline.QoS0Repeat, nil, nil, func(t *testing.T, s *stack, b *broker) {
 		s.writer(testLimits, nil)
-		s.keep("t/1", "a")
+		s.publish("t/1", "a")
+		time.Sleep(5 * time.Second)
 		b.behave(func(d delivery) time.Duration {
 			if d.QoS == 0 {
 				return -1

@@ -99,8 +99,9 @@ func TestAnOldSubscriptionGetsWhatItsReplayLeft(t *testing.T) {
 			}, func(t *testing.T, s *stack, b *broker) {
 				s.writer(testLimits, nil)
 				for i := range 4 {
-					s.keep("t/1", fmt.Sprint(i))
+					s.publish("t/1", fmt.Sprint(i))
 				}
+				time.Sleep(5 * time.Second)
 				b.behave(never)
 				s.subscribe("c", "t/1")
 				time.Sleep(10 * time.Second)
@@ -152,8 +153,9 @@ func TestAResumedSessionGetsWhatTheBrokersQueueDidNotHold(t *testing.T) {
 				s.writer(testLimits, nil)
 				var all []event.Published
 				for i := range 50 {
-					all = append(all, s.keep("t/1", fmt.Sprint(i)))
+					all = append(all, s.publish("t/1", fmt.Sprint(i)))
 				}
+				time.Sleep(5 * time.Second) // the writer stores them: what it still held would go without a trace
 				s.connect("c", present)
 				s.sessionsStored()
 				for _, m := range all[:10] { // the queue of the broker
@@ -279,8 +281,9 @@ func TestALongCatchUpIsHandedOn(t *testing.T) {
 		s.writer(testLimits, nil)
 		s.sub("c", "t/#", 1)
 		for i := range 35 {
-			s.keep("t/1", fmt.Sprint(i))
+			s.publish("t/1", fmt.Sprint(i))
 		}
+		time.Sleep(5 * time.Second)
 		s.connect("c", event.Yes)
 		s.sessionsStored()
 		time.Sleep(5 * time.Minute)
