@@ -24,3 +24,6 @@ func (v *View) Gone(t event.Topic) []event.ID {
 	slices.SortFunc(out, event.ID.Compare)
 	return out
 }
+
+// HooksOf says to which hooks each action can be bound.
+var HooksOf = hooksOf
