@@ -27,6 +27,7 @@ func (o *owner) resolve(ctx context.Context, rec Record, e event.Acked) {
 		return
 	}
 	e.Replayed, e.Watched, e.BrokerID = true, false, event.ID{}
+	o.moved(rec, e)
 	c := o.client(e.Client)
 	o.begin(rec)
 	o.jobs.Go(func() { // ends with the ack's way into the log, or with ctx; Own waits for it

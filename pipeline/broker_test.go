@@ -118,7 +118,7 @@ var testReplays = pipeline.ReplayLimits{
 	Window: 16, Active: 100, Slice: 1000, AckTimeout: 30 * time.Second,
 	Retry: []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute},
 	Reads: 64, ReadTarget: 100 * time.Millisecond,
-	Page: 5, Patience: 3 * time.Second, Lookups: 8, LookupPatience: 10 * time.Second, Drain: 10 * time.Second,
+	Page: 5, Patience: 3 * time.Second, PositionHold: time.Second, Lookups: 8, LookupPatience: 10 * time.Second, Drain: 10 * time.Second,
 }
 
 // replayer starts a replayer that delivers to b.

@@ -49,6 +49,8 @@ type client struct {
 	errands map[*errand]struct{} // that run
 	lookups map[string]*lookup   // that run, by sink
 	owed    map[string]*lookup   // that were cut short in this session, by sink
+
+	ledgers map[string]*ledger // pub/sub positions, by sink; the owner's goroutine's
 }
 
 // limiter is a token bucket that holds a tenth of a second.

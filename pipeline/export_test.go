@@ -27,3 +27,17 @@ func (v *View) Gone(t event.Topic) []event.ID {
 
 // HooksOf says to which hooks each action can be bound.
 var HooksOf = hooksOf
+
+// Covers is covers, and Scoped the text of a scope, with what is read of it.
+var Covers = covers
+
+// Scoped is the text under which a position of the filter and the rule is kept, and whether it is read as it was written.
+func Scoped(filter, rule event.Filter) (text string, same bool) {
+	s := scopeOf(filter, rule)
+	same = true
+	for k := range suffix {
+		read, kind, ok := parseKey(s.key() + suffix[k])
+		same = same && ok && read == s && int(kind) == k
+	}
+	return s.key(), same
+}

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -51,6 +50,7 @@ type job struct {
 	place     *place // in the line for a place among the active replays; nil = none
 	active    bool   // has a place among the active replays
 	aborted   bool
+	pos       *progress // of pub/sub, else nil
 }
 
 // raise takes over a later subscribe to the same filter; false when the job is about to end.
@@ -90,8 +90,13 @@ func (j *job) settles() time.Time {
 func (j *job) report() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, offset := range j.offsets {
-		j.o.done(offset)
+	switch {
+	case j.pos != nil:
+		j.pos.finish(j)
+	default:
+		for _, offset := range j.offsets {
+			j.o.done(offset)
+		}
 	}
 	j.over, j.offsets = true, nil
 }
@@ -101,6 +106,9 @@ func (j *job) run(ctx context.Context) {
 	err := j.wait(ctx)
 	if err == nil {
 		err = j.enter(ctx)
+	}
+	if err == nil {
+		err = j.ready(ctx)
 	}
 	if err == nil {
 		err = j.passes(ctx)
@@ -153,6 +161,9 @@ func (j *job) end(ctx context.Context, err error) {
 	if outcome != replayAborted { // one that is cancelled has noted it
 		j.o.unfinished(j.c.id, j.replay.Filter, outcome == replayPartial)
 	}
+	if j.pos != nil { // at QoS 0 nobody says that it came
+		j.pos.complete = (outcome == replayComplete || outcome == replayEmpty) && !j.repeats()
+	}
 	r.Metrics.ReplayRequests.WithLabelValues(outcome).Inc()
 	r.Metrics.ReplayDuration.Observe(time.Since(j.began).Seconds())
 	r.Log.DebugContext(ctx, "replay ended", "clientid", string(j.c.id), "filter", j.replay.Filter.String(), "sink", j.replay.Sink,
@@ -168,6 +179,7 @@ func (j *job) release() int {
 		if j.c.giveUp(id, j.sent[id]) {
 			unacked++
 			delete(j.sent, id)
+			j.leftOver(id)
 		}
 	}
 	r.Metrics.ReplayUnacked.Sub(float64(len(j.order)))
@@ -180,6 +192,7 @@ func (j *job) release() int {
 func (j *job) passes(ctx context.Context) error {
 	for {
 		began := time.Now()
+		j.looks()
 		v, bound, err := j.view(ctx)
 		if err != nil {
 			return err
@@ -309,6 +322,7 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 		return err
 	case other != nil:
 		j.others = append(j.others, otherFlight{m.ID, other})
+		j.dealt(m.Topic, m.ID, true)
 		return nil
 	}
 	out := Outgo{Message: m, QoS: min(m.QoS, j.replay.QoS), Remaining: remaining, Confirm: j.replay.Once}
@@ -325,11 +339,13 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 			return context.Cause(ctx)
 		case errors.Is(err, ErrExpired):
 			j.c.giveUp(m.ID, f)
+			j.dealt(m.Topic, m.ID, false)
 			r.Metrics.ReplayMessages.WithLabelValues(messageExpired).Inc()
 			return nil
 		case fault.IsPoison(err):
 			j.c.giveUp(m.ID, f)
 			j.sent[m.ID] = f // not again in this replay
+			j.dealt(m.Topic, m.ID, false)
 			r.Metrics.ReplayMessages.WithLabelValues(messageError).Inc()
 			r.Log.ErrorContext(ctx, "message cannot be delivered, it stays stored", "topic", m.Topic.String(), "msgid", m.ID.String(), "err", err)
 			return nil
@@ -342,52 +358,4 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 			return err
 		}
 	}
-}
-
-// repeats reports whether the replay is at QoS 0 and waits for nothing.
-func (j *job) repeats() bool { return j.replay.QoS == 0 && !j.replay.Once }
-
-// published books a message that the broker has taken. Where that is the evidence, its ack goes to the log now.
-func (j *job) published(ctx context.Context, m sinks.Message, f *flight) error {
-	r := j.o.r
-	f.at = time.Now()
-	j.sent[m.ID] = f
-	j.count++
-	if j.repeats() {
-		j.c.giveUp(m.ID, f) // for another replay of the client it is not delivered
-		r.Metrics.ReplayMessages.WithLabelValues(messageQoS0).Inc()
-	} else {
-		j.order = append(j.order, m.ID)
-		r.Metrics.ReplayUnacked.Inc()
-	}
-	if !j.started {
-		j.started = true
-		r.Metrics.ReplayFirst.Observe(sinceRecord(j.event, r.Now()).Seconds())
-	}
-	if r.Evidence == EvidencePuback && !j.repeats() || j.replay.Once {
-		e := event.Acked{
-			Head:  event.Head{ID: r.Minter.Mint(), Source: r.Source, At: r.Now()},
-			Topic: m.Topic, Client: j.c.id, Message: m.ID, Replayed: true,
-		}
-		o := Outgoing{Topic: r.Topics.Messages, Wire: event.Encode(e, e.Routes()[0], r.Now())}
-		if err := j.retry(ctx, "log the ack", func() error { return appendAndWait(ctx, r.Producer, o) }); err != nil {
-			return err
-		}
-		j.c.ack(m.ID)
-	}
-	j.collect()
-	return nil
-}
-
-// collect forgets the un-acked messages whose ack has come.
-func (j *job) collect() {
-	j.order = slices.DeleteFunc(j.order, func(id event.ID) bool {
-		if !j.sent[id].isAcked() {
-			return false
-		}
-		j.o.r.Metrics.ReplayMessages.WithLabelValues(messageAcked).Inc()
-		j.o.r.Metrics.ReplayUnacked.Dec()
-		j.retries = 0
-		return true
-	})
 }

@@ -43,6 +43,8 @@ type ReplayLimits struct {
 	Lookups int
 	// LookupPatience is how long a lookup waits for a lagging writer before it goes by what is stored.
 	LookupPatience time.Duration
+	// PositionHold is how long pub/sub positions that have moved wait for others to be written with them.
+	PositionHold time.Duration
 	// Drain is how long finished work may still be committed after the generation has ended.
 	Drain time.Duration
 }
@@ -53,5 +55,5 @@ var DefaultReplayLimits = ReplayLimits{
 	Retry:       []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute},
 	ResumeDelay: 2 * time.Second, ClockSkew: 2 * time.Second, Settle: 10 * time.Second, Page: 500, Patience: 3 * time.Second,
 	Reads: 64, ReadTarget: 100 * time.Millisecond,
-	Lookups: 32, LookupPatience: 10 * time.Second, Drain: 10 * time.Second,
+	Lookups: 32, LookupPatience: 10 * time.Second, PositionHold: 3 * time.Second, Drain: 10 * time.Second,
 }

@@ -7,46 +7,49 @@ import (
 // Metrics are the pipeline's metrics. No label holds a client id, an MQTT topic or an error's text; every combination of
 // labels stands at 0 from the start.
 type Metrics struct {
-	Received       *prometheus.CounterVec // event
-	IngestDropped  *prometheus.CounterVec // reason
-	IngestLatency  prometheus.Histogram
-	IngestUnacked  prometheus.Gauge
-	RepairedIDs    prometheus.Counter
-	SourceClock    *prometheus.GaugeVec   // source
-	Flushes        *prometheus.CounterVec // sink, trigger, outcome
-	BatchRecords   *prometheus.HistogramVec
-	FlushSeconds   *prometheus.HistogramVec
-	Persisted      *prometheus.CounterVec // sink
-	Elided         *prometheus.CounterVec // sink
-	Duplicates     *prometheus.CounterVec // sink
-	Expired        *prometheus.CounterVec // sink
-	Buffered       *prometheus.GaugeVec   // sink
-	BufferedBytes  *prometheus.GaugeVec   // sink
-	Retries        *prometheus.CounterVec // sink
-	Stalled        *prometheus.GaugeVec   // sink
-	Skipped        *prometheus.CounterVec // component, reason
-	DeadLetters    *prometheus.CounterVec // component, reason
-	DeadErrors     *prometheus.CounterVec // component
-	Stopped        *prometheus.GaugeVec   // group, reason
-	Undrained      *prometheus.CounterVec // component
-	ReplayRequests *prometheus.CounterVec // outcome
-	ReplayMessages *prometheus.CounterVec // outcome
-	ReplayActive   prometheus.Gauge
-	ReplayParked   *prometheus.GaugeVec // reason
-	ReplayUnacked  prometheus.Gauge
-	ReadLimit      *prometheus.GaugeVec // sink
-	ReplayFirst    prometheus.Histogram
-	ReplayDuration prometheus.Histogram
-	Lookups        *prometheus.CounterVec // outcome
-	LookupSubs     *prometheus.CounterVec // outcome
-	LookupActive   prometheus.Gauge
-	LookupEarly    prometheus.Counter
-	Retained       *prometheus.CounterVec // outcome
-	RetainedSent   *prometheus.CounterVec // outcome
-	RetainedActive prometheus.Gauge
-	RoundSeconds   prometheus.Histogram
-	TailRecords    prometheus.Histogram
-	TailOverBudget prometheus.Counter
+	Received         *prometheus.CounterVec // event
+	IngestDropped    *prometheus.CounterVec // reason
+	IngestLatency    prometheus.Histogram
+	IngestUnacked    prometheus.Gauge
+	RepairedIDs      prometheus.Counter
+	SourceClock      *prometheus.GaugeVec   // source
+	Flushes          *prometheus.CounterVec // sink, trigger, outcome
+	BatchRecords     *prometheus.HistogramVec
+	FlushSeconds     *prometheus.HistogramVec
+	Persisted        *prometheus.CounterVec // sink
+	Elided           *prometheus.CounterVec // sink
+	Duplicates       *prometheus.CounterVec // sink
+	Expired          *prometheus.CounterVec // sink
+	Buffered         *prometheus.GaugeVec   // sink
+	BufferedBytes    *prometheus.GaugeVec   // sink
+	Retries          *prometheus.CounterVec // sink
+	Stalled          *prometheus.GaugeVec   // sink
+	Skipped          *prometheus.CounterVec // component, reason
+	DeadLetters      *prometheus.CounterVec // component, reason
+	DeadErrors       *prometheus.CounterVec // component
+	Stopped          *prometheus.GaugeVec   // group, reason
+	Undrained        *prometheus.CounterVec // component
+	ReplayRequests   *prometheus.CounterVec // outcome
+	ReplayMessages   *prometheus.CounterVec // outcome
+	ReplayActive     prometheus.Gauge
+	ReplayParked     *prometheus.GaugeVec // reason
+	ReplayUnacked    prometheus.Gauge
+	ReadLimit        *prometheus.GaugeVec // sink
+	ReplayFirst      prometheus.Histogram
+	ReplayDuration   prometheus.Histogram
+	Lookups          *prometheus.CounterVec // outcome
+	LookupSubs       *prometheus.CounterVec // outcome
+	LookupActive     prometheus.Gauge
+	LookupEarly      prometheus.Counter
+	Retained         *prometheus.CounterVec // outcome
+	RetainedSent     *prometheus.CounterVec // outcome
+	RetainedActive   prometheus.Gauge
+	Positions        *prometheus.CounterVec // outcome
+	PositionMarks    *prometheus.CounterVec // change
+	PositionsWaiting prometheus.Gauge
+	RoundSeconds     prometheus.Histogram
+	TailRecords      prometheus.Histogram
+	TailOverBudget   prometheus.Counter
 }
 
 // The values of closed label sets.
@@ -83,6 +86,12 @@ const (
 	messageQoS0    = "qos0"
 	messageLeftOut = "left_out"
 
+	positionStored  = "stored"
+	positionRefused = "refused"
+
+	markSet     = "set"
+	markCleared = "cleared"
+
 	parkedAdmission = "admission"
 	parkedNotAcking = "not_acking"
 	parkedResumed   = "resumed"
@@ -114,46 +123,49 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}
 	}
 	m := &Metrics{
-		Received:       counter("restante_ingest_events_total", "Events taken from sources, by type.", "event"),
-		IngestDropped:  counter("restante_ingest_dropped_total", "Events that were not taken into the log, by reason.", "reason"),
-		IngestLatency:  prometheus.NewHistogram(opts("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability, in Kafka or in the spool.", fastBuckets)),
-		IngestUnacked:  single("restante_ingest_unacked_messages", "Events that are taken but not durable yet."),
-		RepairedIDs:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ingest_repaired_ids_total", Help: "Message ids that did not fit the time of their publish, and got it."}),
-		SourceClock:    gauge("restante_ingest_source_clock_seconds", "How far the time of the last publish was ahead of this process's clock, by source and node.", "source"),
-		Flushes:        counter("restante_writer_flushes_total", "Flushes to a sink, by what caused them and how they ended.", "sink", "trigger", "outcome"),
-		BatchRecords:   prometheus.NewHistogramVec(opts("restante_writer_batch_records", "Records in one flush.", countBuckets), []string{"sink"}),
-		FlushSeconds:   prometheus.NewHistogramVec(opts("restante_writer_flush_duration_seconds", "Duration of a flush, retries included.", fastBuckets), []string{"sink"}),
-		Persisted:      counter("restante_writer_persisted_records_total", "Operations that are durable in the sink.", "sink"),
-		Elided:         counter("restante_writer_elided_total", "Messages that were acknowledged before they were written, so that neither is.", "sink"),
-		Duplicates:     counter("restante_writer_duplicate_records_total", "Publishes that came again after their message was acknowledged.", "sink"),
-		Expired:        counter("restante_writer_expired_total", "Messages that had expired before they could be written.", "sink"),
-		Buffered:       gauge("restante_writer_buffered_records", "Records held before they are written.", "sink"),
-		BufferedBytes:  gauge("restante_writer_buffered_bytes", "Bytes of the records held before they are written.", "sink"),
-		Retries:        counter("restante_sink_retries_total", "Flushes that were tried again.", "sink"),
-		Stalled:        gauge("restante_sink_stalled", "Partitions whose flush is being retried now.", "sink"),
-		Skipped:        counter("restante_messages_dropped_total", "Events that a rule selects but that lead to nothing, by reason.", "component", "reason"),
-		DeadLetters:    counter("restante_dlq_records_total", "Records written to the dead-letter topic, by reason.", "component", "reason"),
-		DeadErrors:     counter("restante_dlq_publish_errors_total", "Failed attempts to write a dead letter.", "component"),
-		Stopped:        gauge("restante_kafka_partition_stopped", "Partitions that stand still uncommitted until somebody acts, by reason.", "group", "reason"),
-		Undrained:      counter("restante_shutdown_undrained_messages_total", "Records that were held and not committed when time ran out; they are read again.", "component"),
-		ReplayRequests: counter("restante_replay_requests_total", "Replays, by how they ended.", "outcome"),
-		ReplayMessages: counter("restante_replay_messages_total", "Messages of replays, by what became of them.", "outcome"),
-		ReplayActive:   single("restante_replay_active", "Replays under way."),
-		ReplayParked:   gauge("restante_replay_parked", "Replays that wait, by reason.", "reason"),
-		ReplayUnacked:  single("restante_replay_unacked_messages", "Messages of replays that are sent and not acknowledged."),
-		ReadLimit:      gauge("restante_replay_read_limit", "Reads of the sink that may run at once; it falls while they are slow.", "sink"),
-		ReplayFirst:    prometheus.NewHistogram(opts("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets)),
-		ReplayDuration: prometheus.NewHistogram(opts("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets)),
-		Lookups:        counter("restante_lookup_requests_total", "Lookups of a client's stored subscriptions, by how they ended.", "outcome"),
-		LookupSubs:     counter("restante_lookup_subscriptions_total", "Stored subscriptions that a lookup found, by what became of them.", "outcome"),
-		LookupActive:   single("restante_lookup_active", "Lookups of stored subscriptions that are under way or wait."),
-		LookupEarly:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_lookup_early_total", Help: "Lookups that went by what was stored although the writers had not come as far as the connect."}),
-		Retained:       counter("restante_retained_requests_total", "Lookups of retained messages because of a subscribe, by how they ended.", "outcome"),
-		RetainedSent:   counter("restante_retained_messages_total", "Stored retained messages that a subscribe asked for, by what became of them.", "outcome"),
-		RetainedActive: single("restante_retained_active", "Lookups of retained messages under way."),
-		RoundSeconds:   prometheus.NewHistogram(opts("restante_replay_round_seconds", "Duration of one reading of offsets and tail.", fastBuckets)),
-		TailRecords:    prometheus.NewHistogram(opts("restante_replay_tail_records", "Records of the tail that a round looked at.", countBuckets)),
-		TailOverBudget: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_replay_tail_over_budget_total", Help: "Rounds whose tail was over the budget, because the writers lag."}),
+		Received:         counter("restante_ingest_events_total", "Events taken from sources, by type.", "event"),
+		IngestDropped:    counter("restante_ingest_dropped_total", "Events that were not taken into the log, by reason.", "reason"),
+		IngestLatency:    prometheus.NewHistogram(opts("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability, in Kafka or in the spool.", fastBuckets)),
+		IngestUnacked:    single("restante_ingest_unacked_messages", "Events that are taken but not durable yet."),
+		RepairedIDs:      prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ingest_repaired_ids_total", Help: "Message ids that did not fit the time of their publish, and got it."}),
+		SourceClock:      gauge("restante_ingest_source_clock_seconds", "How far the time of the last publish was ahead of this process's clock, by source and node.", "source"),
+		Flushes:          counter("restante_writer_flushes_total", "Flushes to a sink, by what caused them and how they ended.", "sink", "trigger", "outcome"),
+		BatchRecords:     prometheus.NewHistogramVec(opts("restante_writer_batch_records", "Records in one flush.", countBuckets), []string{"sink"}),
+		FlushSeconds:     prometheus.NewHistogramVec(opts("restante_writer_flush_duration_seconds", "Duration of a flush, retries included.", fastBuckets), []string{"sink"}),
+		Persisted:        counter("restante_writer_persisted_records_total", "Operations that are durable in the sink.", "sink"),
+		Elided:           counter("restante_writer_elided_total", "Messages that were acknowledged before they were written, so that neither is.", "sink"),
+		Duplicates:       counter("restante_writer_duplicate_records_total", "Publishes that came again after their message was acknowledged.", "sink"),
+		Expired:          counter("restante_writer_expired_total", "Messages that had expired before they could be written.", "sink"),
+		Buffered:         gauge("restante_writer_buffered_records", "Records held before they are written.", "sink"),
+		BufferedBytes:    gauge("restante_writer_buffered_bytes", "Bytes of the records held before they are written.", "sink"),
+		Retries:          counter("restante_sink_retries_total", "Flushes that were tried again.", "sink"),
+		Stalled:          gauge("restante_sink_stalled", "Partitions whose flush is being retried now.", "sink"),
+		Skipped:          counter("restante_messages_dropped_total", "Events that a rule selects but that lead to nothing, by reason.", "component", "reason"),
+		DeadLetters:      counter("restante_dlq_records_total", "Records written to the dead-letter topic, by reason.", "component", "reason"),
+		DeadErrors:       counter("restante_dlq_publish_errors_total", "Failed attempts to write a dead letter.", "component"),
+		Stopped:          gauge("restante_kafka_partition_stopped", "Partitions that stand still uncommitted until somebody acts, by reason.", "group", "reason"),
+		Undrained:        counter("restante_shutdown_undrained_messages_total", "Records that were held and not committed when time ran out; they are read again.", "component"),
+		ReplayRequests:   counter("restante_replay_requests_total", "Replays, by how they ended.", "outcome"),
+		ReplayMessages:   counter("restante_replay_messages_total", "Messages of replays, by what became of them.", "outcome"),
+		ReplayActive:     single("restante_replay_active", "Replays under way."),
+		ReplayParked:     gauge("restante_replay_parked", "Replays that wait, by reason.", "reason"),
+		ReplayUnacked:    single("restante_replay_unacked_messages", "Messages of replays that are sent and not acknowledged."),
+		ReadLimit:        gauge("restante_replay_read_limit", "Reads of the sink that may run at once; it falls while they are slow.", "sink"),
+		ReplayFirst:      prometheus.NewHistogram(opts("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets)),
+		ReplayDuration:   prometheus.NewHistogram(opts("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets)),
+		Lookups:          counter("restante_lookup_requests_total", "Lookups of a client's stored subscriptions, by how they ended.", "outcome"),
+		LookupSubs:       counter("restante_lookup_subscriptions_total", "Stored subscriptions that a lookup found, by what became of them.", "outcome"),
+		LookupActive:     single("restante_lookup_active", "Lookups of stored subscriptions that are under way or wait."),
+		LookupEarly:      prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_lookup_early_total", Help: "Lookups that went by what was stored although the writers had not come as far as the connect."}),
+		Retained:         counter("restante_retained_requests_total", "Lookups of retained messages because of a subscribe, by how they ended.", "outcome"),
+		RetainedSent:     counter("restante_retained_messages_total", "Stored retained messages that a subscribe asked for, by what became of them.", "outcome"),
+		RetainedActive:   single("restante_retained_active", "Lookups of retained messages under way."),
+		Positions:        counter("restante_position_writes_total", "Rows of pub/sub positions, by what became of them.", "outcome"),
+		PositionMarks:    counter("restante_position_marks_total", "Marks of clients that still need older messages, by what was done to them.", "change"),
+		PositionsWaiting: single("restante_position_waiting", "Clients whose pub/sub positions have moved and are not stored yet."),
+		RoundSeconds:     prometheus.NewHistogram(opts("restante_replay_round_seconds", "Duration of one reading of offsets and tail.", fastBuckets)),
+		TailRecords:      prometheus.NewHistogram(opts("restante_replay_tail_records", "Records of the tail that a round looked at.", countBuckets)),
+		TailOverBudget:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_replay_tail_over_budget_total", Help: "Rounds whose tail was over the budget, because the writers lag."}),
 	}
 	fill := func(v *prometheus.CounterVec, values ...[]string) {
 		for _, labels := range product(values) {
@@ -177,6 +189,8 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	fill(m.LookupSubs, []string{subRestored, subRefused, subNewer, subUnreadable})
 	fill(m.Retained, []string{retainedComplete, retainedEmpty, retainedPartial, retainedAborted})
 	fill(m.RetainedSent, []string{retainedSent, retainedExpired, retainedError, retainedLive})
+	fill(m.Positions, []string{positionStored, positionRefused})
+	fill(m.PositionMarks, []string{markSet, markCleared})
 	for _, s := range sinks {
 		m.Buffered.WithLabelValues(s)
 		m.BufferedBytes.WithLabelValues(s)
@@ -195,7 +209,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit,
 		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.Retained, m.RetainedSent, m.RetainedActive,
-		m.RoundSeconds, m.TailRecords, m.TailOverBudget)
+		m.Positions, m.PositionMarks, m.PositionsWaiting, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
 	return m
 }
 

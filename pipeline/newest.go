@@ -38,7 +38,7 @@ func (j *job) newest(ctx context.Context, v *View, sel selection) (idHeap, error
 	store := j.o.r.Sinks[j.replay.Sink].Store
 	err := j.topics(ctx, v, 1, func(topics []event.Topic) error {
 		for _, t := range topics {
-			c := newCursor(t, store, v, sel)
+			c := newCursor(t, store, v, j.above(t, sel))
 			if err := j.read(ctx, c); err != nil {
 				return err
 			}
@@ -68,7 +68,7 @@ func (j *job) countRest(ctx context.Context, v *View) error {
 	left := 10 * sel.page
 	err := j.topics(ctx, v, 1, func(topics []event.Topic) error {
 		for _, t := range topics {
-			c := newCursor(t, r.Sinks[j.replay.Sink].Store, v, sel)
+			c := newCursor(t, r.Sinks[j.replay.Sink].Store, v, j.above(t, sel))
 			for left > 0 {
 				if err := j.read(ctx, c); err != nil {
 					return err

@@ -52,8 +52,10 @@ func (j *job) await(ctx context.Context) (left bool, err error) {
 		j.others = j.others[1:]
 		if f.isAcked() {
 			j.sent[f.id] = f.flight // not again in this replay
+			j.landed(f.id)
 		} else {
 			left = true
+			j.leftOver(f.id)
 		}
 	}
 	return left, nil
@@ -174,6 +176,9 @@ func (j *job) handOn(ctx context.Context) error {
 	}
 	j.over = true
 	j.mu.Unlock()
+	if j.pos != nil {
+		j.pos.led.handsOn(j, e.Bound)
+	}
 	o := Outgoing{Topic: r.Topics.Sessions, Wire: event.Encode(e, e.Routes()[0], r.Now())}
 	if err := j.retry(ctx, "hand on the rest", func() error { return appendAndWait(ctx, r.Producer, o) }); err != nil {
 		return err

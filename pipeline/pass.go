@@ -26,7 +26,7 @@ func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
 	err := j.topics(ctx, v, abreast, func(topics []event.Topic) error {
 		var turn []*cursor
 		for _, t := range topics {
-			c := newCursor(t, store, v, sel)
+			c := newCursor(t, store, v, j.above(t, sel))
 			if err := j.read(ctx, c); err != nil {
 				return err
 			}

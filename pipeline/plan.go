@@ -68,7 +68,10 @@ type Replay struct {
 	Once bool
 	// Selects reports whether a stored topic belongs to the replay: it matches the subscription and the rule, is stored as
 	// pending by some rule of the sink, and is addressed to the client.
-	Selects     func(event.Topic) bool
+	Selects func(event.Topic) bool
+	// Within is the rule's own filter, and First how much a client gets at its first subscribe; see [Rule].
+	Within      event.Filter
+	First       time.Duration
 	MaxReturned int
 	TimeRange   time.Duration
 }
@@ -182,7 +185,9 @@ func (r *Rules) Plan(e event.Event) Plan {
 		return r.connected(e)
 	case event.Disconnected:
 		return r.disconnected(e)
-	case event.Replayed, event.Dropped:
+	case event.Dropped:
+		return r.dropped(e)
+	case event.Replayed:
 		return Plan{}
 	}
 	return Plan{}
@@ -339,6 +344,7 @@ func (r *Rules) replay(c compiled, client event.ClientID, f event.Filter, qos ev
 	rule, sink, who := c.Topic, c.Sink, c.addressee
 	return Replay{
 		Mode: mode, Sink: sink, Rule: c.name(), Client: client, Filter: f, QoS: qos, MaxReturned: c.MaxReturned, TimeRange: c.TimeRange,
+		Within: c.Topic, First: c.First,
 		Once: qos == 0 && mode == Queue && r.qos0 == QoS0Once,
 		Selects: func(t event.Topic) bool {
 			return f.Match(t) && (rule.IsZero() || rule.Match(t)) && who.is(t, client) && (mode == Retained || r.pending(sink, t))

@@ -19,6 +19,8 @@ import (
 type ReplaySink struct {
 	Store sinks.Reader
 	Tail  *Tail
+	// Positions writes the pub/sub positions; nil where no rule of the sink needs any.
+	Positions *Storing
 }
 
 // Replayer reacts to subscribes: it reads what is pending and publishes it, oldest first, with a window of un-acked messages.
@@ -69,9 +71,16 @@ func (r *Replayer) Own(ctx, work context.Context, g Generation, tp TP, from int6
 	o.left = Recent[clientFilter, bool]{Limit: mostUnfinished, Age: unfinishedLife}
 	o.aliases = Recent[event.ID, event.ID]{Limit: mostAliases, Age: aliasLife}
 	ctx, stop := context.WithCancelCause(ctx)
+	o.ctx, o.keepers = ctx, make(map[string]*keeper)
 	err := o.loop(ctx, hard)
 	stop(errGenerationOver) // what the replays did not finish stays uncommitted
 	o.jobs.Wait()
+	if !errors.Is(err, ErrFenced) {
+		if kerr := o.keep(hard); err == nil {
+			err = kerr
+		}
+	}
+	o.letGo()
 	switch {
 	case errors.Is(err, ErrFenced):
 		r.Log.InfoContext(ctx, "partition belongs to another owner", "topic", tp.Topic, "partition", tp.Part)
@@ -98,12 +107,15 @@ type owner struct {
 	last      Record                     // the last record fetched
 	fresh     []func()                   // replays that begin when all of a fetch is handled
 	aliases   Recent[event.ID, event.ID] // broker's id → message
+	keepers   map[string]*keeper         // of pub/sub positions, by sink
+	ctx       context.Context            //nolint:containedctx // the keepers' own: they begin when they are needed, and end with the generation
 
-	mu   sync.Mutex
-	open map[int64]int              // offsets of events whose replays are not finished, with how many
-	low  []Record                   // the records of open, ascending; finished ones may stand in it
-	left Recent[clientFilter, bool] // subscriptions whose last replay has left something
-	jobs sync.WaitGroup
+	mu     sync.Mutex
+	broken error                      // what ends the process
+	open   map[int64]int              // offsets of events whose replays are not finished, with how many
+	low    []Record                   // the records of open, ascending; finished ones may stand in it
+	left   Recent[clientFilter, bool] // subscriptions whose last replay has left something
+	jobs   sync.WaitGroup
 }
 
 func (o *owner) loop(ctx, hard context.Context) error {
@@ -200,10 +212,13 @@ func (o *owner) tick(ctx, hard context.Context) error {
 	if now.Sub(o.swept) > time.Minute {
 		o.swept = now
 		for id, c := range o.clients {
-			if c.idleSince(now) > idle {
+			if c.idleSince(now) > idle && c.settled() {
 				delete(o.clients, id)
 			}
 		}
+	}
+	if err := o.failure(); err != nil {
+		return err
 	}
 	if now.Sub(o.commitAt) < pause {
 		return nil
@@ -218,49 +233,6 @@ func (o *owner) tick(ctx, hard context.Context) error {
 		o.r.Log.WarnContext(ctx, "commit failed, will retry", "topic", o.tp.Topic, "partition", o.tp.Part, "err", err)
 	}
 	return nil
-}
-
-// commit commits the lowest offset that is not finished, when it has moved.
-func (o *owner) commit(ctx context.Context) error {
-	o.mu.Lock()
-	for len(o.low) > 0 && o.open[o.low[0].Offset] == 0 {
-		delete(o.open, o.low[0].Offset)
-		o.low = o.low[1:]
-	}
-	if o.last.Topic == "" {
-		o.mu.Unlock()
-		return nil // nothing was read
-	}
-	at := o.last.Next()
-	if len(o.low) > 0 {
-		at = Before(o.low[0])
-	}
-	o.mu.Unlock()
-	if at.Offset() <= o.committed {
-		return nil
-	}
-	if err := o.gen.Commit(ctx, map[TP]Next{o.tp: at}); err != nil {
-		return fmt.Errorf("commit %s before %d: %w", o.tp, at.Offset(), err)
-	}
-	o.committed = at.Offset()
-	return nil
-}
-
-// begin notes that an event has one more replay that is not finished.
-func (o *owner) begin(rec Record) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if n := len(o.low); o.open[rec.Offset] == 0 && (n == 0 || o.low[n-1].Offset != rec.Offset) {
-		o.low = append(o.low, Record{TP: rec.TP, Offset: rec.Offset})
-	}
-	o.open[rec.Offset]++
-}
-
-// done notes that a replay of the event has finished.
-func (o *owner) done(offset int64) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.open[offset]--
 }
 
 // handle does what one record says. It never waits for a replay.
@@ -286,6 +258,7 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 			return nil
 		}
 		o.client(e.Client).ack(e.Message)
+		o.moved(rec, e)
 	case event.Connected:
 		c := o.client(e.Client)
 		if e.ConnectedAt.After(c.connectedAt) {
@@ -313,11 +286,14 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		c.seen[e.Filter.String()] = rec.Offset
 		c.quits(e.Filter)
 		c.cancel(func(j *job) bool { return j.replay.Filter == e.Filter }, errUnsubscribed)
+		o.forgets(rec, e)
 	case event.Subscribed:
 		o.subscribed(ctx, rec, e)
 	case event.ReplayContinued:
 		o.continued(ctx, rec, e)
-	case event.Published, event.Dropped:
+	case event.Dropped:
+		o.lost(rec, e)
+	case event.Published:
 	}
 	return nil
 }
@@ -328,7 +304,7 @@ func (o *owner) client(id event.ClientID) *client {
 		c = &client{
 			id: id, window: newWindow(o.r.Limits.Window), jobs: make(map[jobKey]*job), seen: make(map[string]int64),
 			flight: make(map[event.ID]*flight), landed: make(map[event.ID]*flight),
-			pace: limiter(o.r.Limits.ClientRate), lookups: make(map[string]*lookup), owed: make(map[string]*lookup), errands: make(map[*errand]struct{}),
+			pace: limiter(o.r.Limits.ClientRate), ledgers: make(map[string]*ledger), lookups: make(map[string]*lookup), owed: make(map[string]*lookup), errands: make(map[*errand]struct{}),
 		}
 		o.clients[id] = c
 	}
@@ -356,8 +332,8 @@ func (o *owner) subscribed(ctx context.Context, rec Record, e event.Subscribed) 
 			o.start(ctx, rec, c, rp, asking{at: e.At, bound: bound, subscribe: rec.Offset, delay: delay})
 		case Retained:
 			o.retained(ctx, rec, c, rp, e.At, bound)
-		case Pubsub:
-			o.r.Metrics.Skipped.WithLabelValues("replayer", SkipUnsupported).Inc()
+		case Pubsub: // positions and marks say what is left, whether the subscription is new or not
+			o.start(ctx, rec, c, rp, asking{id: e.ID, at: e.At, bound: bound, subscribe: rec.Offset, delay: delay})
 		}
 	}
 }
@@ -370,78 +346,9 @@ func (o *owner) continued(ctx context.Context, rec Record, e event.ReplayContinu
 		return // a later subscribe, unsubscribe, disconnect or connect says otherwise
 	}
 	for _, rp := range o.r.Plan(e).Replays {
-		if rp.Mode == Queue && rp.Rule == e.Rule {
-			o.start(ctx, rec, c, rp, asking{at: e.At, bound: e.Bound, subscribe: e.Subscribe, slice: e.Slice})
+		if rp.Mode != Retained && rp.Rule == e.Rule {
+			o.start(ctx, rec, c, rp, asking{id: e.ID, at: e.At, bound: e.Bound, subscribe: e.Subscribe, slice: e.Slice})
 			return
 		}
 	}
-}
-
-// asking is what one event asks of a replay.
-type asking struct {
-	at        time.Time // of the event
-	bound     event.ID  // the largest message id that belongs to the replay
-	subscribe int64     // offset of the event that began it
-	slice     int
-	delay     time.Duration // before it begins
-}
-
-// bound is the largest id of a message that may have been published before an event of a client.
-func (r *Replayer) bound(h event.Head) event.ID {
-	if s := r.Limits.ClockSkew; s > 0 {
-		return event.LastIDAt(h.At.Add(time.Millisecond + s))
-	}
-	return event.LastIDAt(h.ID.Time())
-}
-
-// start begins a replay with the others of this fetch.
-func (o *owner) start(ctx context.Context, rec Record, c *client, rp Replay, a asking) {
-	if run, _ := o.prepare(ctx, ctx, rec, c, rp, a); run != nil {
-		o.fresh = append(o.fresh, run)
-	}
-}
-
-// prepare makes a replay, to be run by the caller under ctx, or raises the bound of the one that runs for the same filter and rule. It
-// makes none, and returns false, once wait has ended.
-func (o *owner) prepare(ctx, wait context.Context, rec Record, c *client, rp Replay, a asking) (run func(), ok bool) {
-	o.begin(rec)
-	key := jobKey{rp.Filter.String(), rp.Rule}
-	jctx, cancel := context.WithCancelCause(ctx)
-	j := &job{
-		o: o, c: c, replay: rp, at: a.at, bound: a.bound, subscribe: a.subscribe, slice: a.slice, offsets: []int64{rec.Offset},
-		cancel: cancel, began: time.Now(), settled: time.Now().Add(a.delay + o.r.Limits.Settle), event: rec, delay: a.delay,
-	}
-	for old := (*job)(nil); ; {
-		if old, ok = c.claim(wait, key, j, old); old == nil {
-			break
-		}
-		if old.raise(a.at, a.bound, a.subscribe, rec.Offset) {
-			cancel(nil)
-			return nil, true
-		}
-	}
-	if !ok {
-		cancel(nil)
-		o.done(rec.Offset)
-		return nil, false
-	}
-	if a.delay == 0 {
-		j.place = o.r.admit.ask() // here, so that replays are admitted in the order of their subscribes
-	}
-	return func() {
-		defer cancel(nil)
-		j.run(jctx)
-		c.remove(key, j)
-		if !j.aborted {
-			j.report()
-		}
-	}, true
-}
-
-// launch begins the replays of one fetch, when all that it says of their clients is known.
-func (o *owner) launch() {
-	for _, run := range o.fresh {
-		o.jobs.Go(run) // ends by itself or by its cancel; Own waits for it
-	}
-	o.fresh = nil
 }

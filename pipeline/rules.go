@@ -87,6 +87,9 @@ type Rule struct {
 	Wildcards *bool
 	// IgnoreClients are patterns ('*' stands for any text) of client ids whose acks never count.
 	IgnoreClients []string
+	// First is what a client gets at its first subscribe to a filter, in pub/sub: messages not older than this. 0 = what comes from
+	// then on, [FirstAll] = all that is stored.
+	First time.Duration
 	// Delay puts off a fetch on client.connected.
 	Delay time.Duration
 }
@@ -215,7 +218,7 @@ func contradiction(a, b Rule) error {
 		return nil
 	}
 	same := a.TTL == b.TTL && a.MaxReturned == b.MaxReturned && a.TimeRange == b.TimeRange && a.Addressee == b.Addressee &&
-		a.Delay == b.Delay && a.replaysWildcards() == b.replaysWildcards() && slices.Equal(a.IgnoreClients, b.IgnoreClients)
+		a.Delay == b.Delay && a.First == b.First && a.replaysWildcards() == b.replaysWildcards() && slices.Equal(a.IgnoreClients, b.IgnoreClients)
 	if !same {
 		return fmt.Errorf("%s on %q and on %q of sink %q overlap but have different options", b.Action, b.Topic, a.Topic, a.Sink)
 	}

@@ -104,6 +104,10 @@ func (s throttled) Subs(ctx context.Context, client event.ClientID) ([]sinks.Sub
 	return throttledCall(ctx, s.by, func() ([]sinks.Sub, error) { return s.store.Subs(ctx, client) })
 }
 
+func (s throttled) Positions(ctx context.Context, client event.ClientID) ([]sinks.PutAcked, error) {
+	return throttledCall(ctx, s.by, func() ([]sinks.PutAcked, error) { return s.store.Positions(ctx, client) })
+}
+
 func (s throttled) Acked(ctx context.Context, client event.ClientID, topic string) (id event.ID, ok bool, err error) {
 	err = s.by.do(ctx, func() (err error) {
 		id, ok, err = s.store.Acked(ctx, client, topic)

@@ -221,6 +221,9 @@ type Reader interface {
 	Retained(ctx context.Context, f event.Filter, after event.Topic, limit int) ([]Message, error)
 	// Acked returns the newest acked message of the client and topic (or filter text), and false when there is none.
 	Acked(ctx context.Context, client event.ClientID, topic string) (event.ID, bool, error)
+	// Positions returns all rows that [Reader.Acked] would find of the client, in ascending order of topic, each as the op that
+	// wrote it, or (where a store keeps less) as one with the same effect. A row that somebody else wrote may be missing.
+	Positions(ctx context.Context, client event.ClientID) ([]PutAcked, error)
 	// Client returns the client's state, and false when nothing is known of it.
 	Client(ctx context.Context, client event.ClientID) (Client, bool, error)
 	// Subs returns the client's stored subscriptions, in ascending order of filter. A row whose topic is no filter, which

@@ -59,7 +59,11 @@ func conflict(a, b pipeline.Rule) (verb, why string) {
 		return "contradicts", found.Err.Error()
 	}
 	who := func(r pipeline.Rule) bool {
-		return r.Action == pipeline.OnMessageFetchForQueue || r.Action == pipeline.OnMessageAckedForQueue
+		switch r.Action { //nolint:exhaustive // those that go by an addressee
+		case pipeline.OnMessageFetchForQueue, pipeline.OnMessageAckedForQueue, pipeline.OnMessageFetchForPubsub, pipeline.OnMessageAckedForPubsub:
+			return true
+		}
+		return false
 	}
 	if who(a) && who(b) && a.Addressee != b.Addressee && overlap(a.Topic, b.Topic) {
 		return "contradicts", fmt.Sprintf("%s on %q has addressee %q and %s on %q has addressee %q; both must have the same",

@@ -30,6 +30,7 @@ type Rule struct {
 	Addressee   string        `yaml:"addressee,omitempty" doc:"Whom a message is for, such as t/{clientid}/#: only that client's subscribe replays it and only its ack removes it. Empty = whoever acks first."`
 	Wildcards   *bool         `yaml:"wildcards,omitempty" doc:"Whether a subscribe with a wildcard replays. Unset = only with an addressee, or in pub/sub."`
 	Delay       time.Duration `yaml:"delay,omitempty" min:"0s" max:"1h" doc:"How long on_message_fetch_for_queue on client.connected waits, since the broker hands over its own queue first; 0 = 10s."`
+	First       string        `yaml:"first_subscribe,omitempty" doc:"In pub/sub, what a client gets at its first subscribe to a filter: none = what is published from then on, all = all that is stored, or a duration = what is not older. Unset = none: it was promised nothing, and a new subscriber of many topics is not flooded."`
 	Ack         RuleAck       `yaml:"ack,omitempty" doc:"Which acks count."`
 }
 
@@ -125,6 +126,9 @@ func (r Rule) expand(path string, faults *Faults) []pipeline.Rule {
 		}
 	}
 	r.checkForm(path, faults)
+	if _, err := parseFirst(r.First); err != nil {
+		faults.add(path+".first_subscribe", "%s", err)
+	}
 	switch {
 	case len(*faults) > before:
 	case r.SQL != "":
@@ -234,6 +238,9 @@ func (r Rule) bind(f event.Filter, b bound) pipeline.Rule {
 	if takes("time_range", b) {
 		out.MaxReturned, out.TimeRange, out.Wildcards = r.MaxReturned, r.TimeRange, r.Wildcards
 	}
+	if takes("first_subscribe", b) {
+		out.First, _ = parseFirst(r.First) // checked
+	}
 	if takes("delay", b) {
 		const usual = 10 * time.Second
 		out.Delay = cmp.Or(r.Delay, usual)
@@ -249,6 +256,9 @@ func (r Rule) bind(f event.Filter, b bound) pipeline.Rule {
 
 // takes reports whether an option means something to the action on the hook.
 func takes(option string, b bound) bool {
+	if option == "first_subscribe" {
+		return b.action == pipeline.OnMessageFetchForPubsub
+	}
 	if option == "delay" {
 		return b.hook == pipeline.ClientConnected && b.action == pipeline.OnMessageFetchForQueue
 	}
@@ -263,6 +273,21 @@ func takes(option string, b bound) bool {
 	return false
 }
 
+// parseFirst reads first_subscribe.
+func parseFirst(text string) (time.Duration, error) {
+	switch text {
+	case "", "none":
+		return 0, nil
+	case "all":
+		return pipeline.FirstAll, nil
+	}
+	d, err := ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%q is neither none nor all nor a duration above zero, such as 24h", text)
+	}
+	return d, nil
+}
+
 // set are the options that the rule gives.
 func (r Rule) set() []string {
 	var out []string
@@ -273,6 +298,7 @@ func (r Rule) set() []string {
 		{"ttl", r.TTL != defaultRule().TTL},
 		{"max_returned_count", r.MaxReturned != 0},
 		{"time_range", r.TimeRange != 0},
+		{"first_subscribe", r.First != ""},
 		{"addressee", r.Addressee != ""},
 		{"wildcards", r.Wildcards != nil},
 		{"delay", r.Delay != 0},

@@ -113,28 +113,28 @@ func TestOptionsReachTheActionsThatTakeThem(t *testing.T) {
 func TestBadRulesAreExplained(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct{ rules, want string }{
-		"nothing to do":             {`  - {topic: "#", sink: s}`, "rules[0] (line 5): says nothing to do: write on, topic and do; or topic and action; or sql and action; or preset"},
-		"two forms":                 {`  - {on: message.publish, topic: "#", do: on_message_publish, action: save_offline_messages, sink: s}`, "rules[0] (line 5): mixes forms"},
-		"sql without action":        {"  - sql: " + seedSQL + "\n    sink: s", "rules[0].action (line 5): is missing: save_offline_messages is what sql needs"},
-		"sql and topic":             {"  - sql: " + seedSQL + "\n    action: save_offline_messages\n    topic: t\n    sink: s", "rules[0].topic (line 7): has no place beside sql"},
-		"no hook":                   {`  - {topic: "#", do: on_message_publish, sink: s}`, "rules[0].on (line 5): is missing"},
-		"no action":                 {`  - {on: message.publish, topic: "#", sink: s}`, "rules[0].do (line 5): is missing"},
-		"no topic":                  {`  - {on: message.publish, do: on_message_publish, sink: s}`, `rules[0].topic (line 5): is missing: "#" for all topics`},
-		"no sink":                   {`  - {topic: "#", action: save_offline_messages}`, "rules[0].sink (line 5): is missing"},
-		"unknown sink":              {`  - {topic: "#", action: save_offline_messages, sink: ss}`, `rules[0].sink (line 5): sink "ss" is not configured: did you mean "s"?`},
-		"bad filter":                {`  - {topic: "a/#/b", action: save_offline_messages, sink: s}`, `rules[0].topic (line 5): filter "a/#/b": '#' must be the last level`},
-		"shared filter":             {`  - {topic: "$share/g/a", action: save_offline_messages, sink: s}`, `rules[0].topic (line 5): filter "$share/g/a": a rule selects topics and cannot be shared`},
-		"unknown hook":              {`  - {on: message.published, topic: a, do: on_message_publish, sink: s}`, `rules[0].on (line 5): "message.published" is unknown: did you mean message.publish?`},
-		"unknown preset":            {`  - {preset: emqx, sink: s}`, `rules[0].preset (line 5): "emqx" is unknown`},
-		"action on another hook":    {`  - {on: message.acked, topic: a, do: on_message_publish, sink: s}`, "rules[0].on (line 5): on_message_publish cannot run on"},
-		"topic without meaning":     {`  - {on: client.connected, topic: a, do: on_client_connected, sink: s}`, "rules[0].topic (line 5): means nothing: events of client.connected have no topic"},
-		"option without meaning":    {`  - {on: message.publish, topic: a, do: on_message_publish, max_returned_count: 3, sink: s}`, "rules[0].max_returned_count (line 5): means nothing to on_message_publish on message.publish"},
-		"action of a later version": {`  - {on: session.unsubscribed, topic: "#", do: on_acked_delete, sink: s}`, "on_acked_delete: is not in this version"},
-		"mode of a later version":   {`  - {on: session.subscribed, topic: "#", do: on_message_fetch_for_pubsub, sink: s}`, "pub/sub mode is not in this version"},
-		"addressee":                 {`  - {topic: "a/#", action: save_offline_messages, addressee: "a/x{clientid}", sink: s}`, "rules[0].addressee (line 5): "},
-		"addressee elsewhere":       {`  - {topic: "a/#", action: save_offline_messages, addressee: "b/{clientid}/#", sink: s}`, `rules[0].addressee (line 5): "b/{clientid}/#" fits no topic of the rule's filter "a/#"`},
-		"negative ttl":              {`  - {topic: a, action: save_offline_messages, ttl: -1h, sink: s}`, "rules[0].ttl (line 5): -1h is too small, the least is 0s"},
-		"sql that asks for more":    {"  - sql: SELECT payload FROM \"t\"\n    action: save_offline_messages\n    sink: s", `rules[0].sql (line 5): character 8: "payload" stands where * is expected; supported is SELECT * FROM`},
+		"nothing to do":                {`  - {topic: "#", sink: s}`, "rules[0] (line 5): says nothing to do: write on, topic and do; or topic and action; or sql and action; or preset"},
+		"two forms":                    {`  - {on: message.publish, topic: "#", do: on_message_publish, action: save_offline_messages, sink: s}`, "rules[0] (line 5): mixes forms"},
+		"sql without action":           {"  - sql: " + seedSQL + "\n    sink: s", "rules[0].action (line 5): is missing: save_offline_messages is what sql needs"},
+		"sql and topic":                {"  - sql: " + seedSQL + "\n    action: save_offline_messages\n    topic: t\n    sink: s", "rules[0].topic (line 7): has no place beside sql"},
+		"no hook":                      {`  - {topic: "#", do: on_message_publish, sink: s}`, "rules[0].on (line 5): is missing"},
+		"no action":                    {`  - {on: message.publish, topic: "#", sink: s}`, "rules[0].do (line 5): is missing"},
+		"no topic":                     {`  - {on: message.publish, do: on_message_publish, sink: s}`, `rules[0].topic (line 5): is missing: "#" for all topics`},
+		"no sink":                      {`  - {topic: "#", action: save_offline_messages}`, "rules[0].sink (line 5): is missing"},
+		"unknown sink":                 {`  - {topic: "#", action: save_offline_messages, sink: ss}`, `rules[0].sink (line 5): sink "ss" is not configured: did you mean "s"?`},
+		"bad filter":                   {`  - {topic: "a/#/b", action: save_offline_messages, sink: s}`, `rules[0].topic (line 5): filter "a/#/b": '#' must be the last level`},
+		"shared filter":                {`  - {topic: "$share/g/a", action: save_offline_messages, sink: s}`, `rules[0].topic (line 5): filter "$share/g/a": a rule selects topics and cannot be shared`},
+		"unknown hook":                 {`  - {on: message.published, topic: a, do: on_message_publish, sink: s}`, `rules[0].on (line 5): "message.published" is unknown: did you mean message.publish?`},
+		"unknown preset":               {`  - {preset: emqx, sink: s}`, `rules[0].preset (line 5): "emqx" is unknown`},
+		"action on another hook":       {`  - {on: message.acked, topic: a, do: on_message_publish, sink: s}`, "rules[0].on (line 5): on_message_publish cannot run on"},
+		"topic without meaning":        {`  - {on: client.connected, topic: a, do: on_client_connected, sink: s}`, "rules[0].topic (line 5): means nothing: events of client.connected have no topic"},
+		"option without meaning":       {`  - {on: message.publish, topic: a, do: on_message_publish, max_returned_count: 3, sink: s}`, "rules[0].max_returned_count (line 5): means nothing to on_message_publish on message.publish"},
+		"a first subscribe of no time": {`  - {on: session.subscribed, topic: "#", do: on_message_fetch_for_pubsub, first_subscribe: some, sink: s}`, `rules[0].first_subscribe (line 5): "some" is neither none nor all nor a duration above zero, such as 24h`},
+		"a first subscribe in queue":   {`  - {on: session.subscribed, topic: "#", do: on_message_fetch_for_queue, first_subscribe: all, sink: s}`, "rules[0].first_subscribe (line 5): means nothing to on_message_fetch_for_queue"},
+		"addressee":                    {`  - {topic: "a/#", action: save_offline_messages, addressee: "a/x{clientid}", sink: s}`, "rules[0].addressee (line 5): "},
+		"addressee elsewhere":          {`  - {topic: "a/#", action: save_offline_messages, addressee: "b/{clientid}/#", sink: s}`, `rules[0].addressee (line 5): "b/{clientid}/#" fits no topic of the rule's filter "a/#"`},
+		"negative ttl":                 {`  - {topic: a, action: save_offline_messages, ttl: -1h, sink: s}`, "rules[0].ttl (line 5): -1h is too small, the least is 0s"},
+		"sql that asks for more":       {"  - sql: SELECT payload FROM \"t\"\n    action: save_offline_messages\n    sink: s", `rules[0].sql (line 5): character 8: "payload" stands where * is expected; supported is SELECT * FROM`},
 		"pub/sub to the topic": {
 			"  - {on: session.subscribed, topic: a, do: on_message_fetch_for_pubsub, sink: s}\ndelivery: {to: topic}", "delivery",
 		},
@@ -163,7 +163,8 @@ func TestContradictionsNameBothRules(t *testing.T) {
 		"another ttl":                 {first + `  - {on: message.publish, topic: "t/1", do: on_message_publish, ttl: 1h, sink: s}`, "rules[1] (line 6): contradicts rules[0]: on_message_publish"},
 		"an addressee on one only":    {`  - {on: session.subscribed, topic: "t/+", do: on_message_fetch_for_queue, addressee: "t/{clientid}", sink: s}` + "\n" + `  - {on: message.acked, topic: "t/#", do: on_message_acked_for_queue, sink: s}`, "rules[1] (line 6): contradicts rules[0]: on_message_acked_for_queue on \"t/#\" has addressee \"\""},
 		"other sink":                  {first + `  - {on: message.publish, topic: "t/1", do: on_message_publish, ttl: 1h, sink: z}`, ""},
-		"other topics":                {first + `  - {on: session.subscribed, topic: "u/#", do: on_message_fetch_for_pubsub, sink: s}`, "pub/sub mode is not in this version"},
+		"other topics":                {first + `  - {on: session.subscribed, topic: "u/#", do: on_message_fetch_for_pubsub, sink: s}`, ""},
+		"two addressees in pub/sub":   {`  - {on: session.subscribed, topic: "t/+", do: on_message_fetch_for_pubsub, addressee: "t/{clientid}", sink: s}` + "\n" + `  - {on: message.acked, topic: "t/#", do: on_message_acked_for_pubsub, sink: s}`, "rules[1] (line 6): contradicts rules[0]: on_message_acked_for_pubsub on \"t/#\" has addressee \"\""},
 		"wider topics, the same mode": {first + `  - {on: message.publish, topic: "#", do: on_message_publish, sink: s}`, ""},
 	}
 	for name, tt := range tests {
@@ -213,7 +214,7 @@ func TestPubsubIsRefusedWithDeliveryToTheTopic(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	_, err = Parse([]byte(text+"delivery: {to: prefix}\n"), noEnv)
-	if err == nil || strings.Contains(err.Error(), "delivery.to") {
+	if err != nil {
 		t.Errorf("with prefix delivery: got %v", err)
 	}
 }

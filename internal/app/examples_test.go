@@ -16,7 +16,6 @@ func TestExamplesAreAccepted(t *testing.T) {
 	warnings := map[string][]string{
 		"mqtt5-plain.yaml": {"rules[0]: no source tells message.acked: what is delivered live stays stored until a replay delivers it again"},
 		"seed-2-dynamodb.yaml": {
-			"rules[0]: preset emqx-backend-dynamo runs without what is not in this version: on_acked_delete",
 			"rules[0]: preset emqx-backend-dynamo runs without on_subscribe_lookup: needs EMQX's HTTP API to subscribe clients: set delivery.api",
 			"rules[0]: on_retain_lookup is off: the broker hands over what it retains; for one that does not set delivery.broker_retains to false",
 			`rules[0]: "#" covers "restante/events", by which sources.emqx hears of EMQX's events: these are left out here, but a rule of EMQX FROM "#" would feed itself, so name narrower topics there`,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/restante/restante/fault"
+	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/cassandra"
 	"github.com/restante/restante/sinks/dynamodb"
@@ -144,7 +145,7 @@ func (s *DynamoDBSink) config(c Config, name string, parts SinkParts) dynamodb.C
 	cfg := dynamodb.Config{
 		Region: s.Region, Endpoint: s.Endpoint, AccessKeyID: s.AccessKeyID, SecretAccessKey: s.SecretAccessKey.Reveal(),
 		SessionToken: s.SessionToken.Reveal(), Profile: s.Profile, TablePrefix: s.TablePrefix, PoolSize: s.PoolSize,
-		RequestTimeout: s.RequestTimeout, Strict: s.Strict, ReadOnly: parts.ReadOnly, FirstIDs: s.FirstIDs,
+		RequestTimeout: s.RequestTimeout, Strict: s.Strict, ReadOnly: parts.ReadOnly, ByClient: c.keepsPositions(name), FirstIDs: s.FirstIDs,
 		Retention: c.Kafka.Messages.Retention, TimeUnit: time.Second, IDFormat: dynamodb.IDFormat(cmp.Or(s.MsgIDFormat, "hex")),
 		OnDemand: s.Billing == "on_demand", ReadCapacity: int64(s.ReadCapacity), WriteCapacity: int64(s.WriteCapacity),
 		Log: parts.Log, Now: time.Now,
@@ -156,6 +157,19 @@ func (s *DynamoDBSink) config(c Config, name string, parts SinkParts) dynamodb.C
 		cfg.Observe = func(r dynamodb.Request) { parts.Metrics.dynamodb(name, r) }
 	}
 	return cfg
+}
+
+// keepsPositions reports whether rules of the sink have the replayer keep clients' positions in it.
+func (c Config) keepsPositions(sink string) bool {
+	for _, r := range c.PipelineRules() {
+		switch r.Action { //nolint:exhaustive // those that have positions
+		case pipeline.OnMessageFetchForPubsub, pipeline.OnMessageAckedForPubsub, pipeline.OnAckedDelete:
+			if r.Sink == sink {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // checkRetention refuses a log that keeps records for longer than a store remembers removals.

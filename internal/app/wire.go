@@ -76,7 +76,7 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 	}
 	stores := NewSinkMetrics(p.Registry, c, sinkNames)
 	for _, name := range sinkNames {
-		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer, Log: p.Log.With("sink", name), Metrics: stores}
+		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer && !c.keepsPositions(name), Log: p.Log.With("sink", name), Metrics: stores}
 		s, err := c.OpenSink(ctx, name, parts)
 		if err != nil {
 			w.Close()

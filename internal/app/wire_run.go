@@ -315,7 +315,7 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 			Retained: w.Rules.LooksUpRetained(name),
 			Metrics:  w.Metrics, Log: w.Process.Log,
 		})
-		read[name] = pipeline.ReplaySink{Store: store, Tail: tail}
+		read[name] = pipeline.ReplaySink{Store: store, Tail: tail, Positions: w.positions(name)}
 		helpers.Run(tail.Run)
 	}
 	for _, fn := range beside {
@@ -336,6 +336,18 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 	err = main.Wait()
 	helpers.Stop()
 	return errors.Join(err, helpers.Wait(), producer.Close(work))
+}
+
+// positions is how the replayer writes clients' positions; nil where no rule of the sink has any.
+func (w *Wire) positions(sink string) *pipeline.Storing {
+	c := w.Process.Config
+	if !c.keepsPositions(sink) {
+		return nil
+	}
+	return &pipeline.Storing{
+		Sink: sink, Store: w.Stores[sink], Backoff: pipeline.DefaultBackoff, Timeout: c.Writer.FlushTimeout,
+		Metrics: w.Metrics, Log: w.Process.Log, Now: time.Now,
+	}
 }
 
 // replayLimits are the replayer's limits of the configuration. Where every source is class S nothing needs to settle; behind a spool

@@ -132,5 +132,9 @@ func (s *store) Subs(ctx context.Context, c event.ClientID) ([]sinks.Sub, error)
 	return s.mem.Subs(ctx, c)
 }
 
+func (s *store) Positions(ctx context.Context, c event.ClientID) ([]sinks.PutAcked, error) {
+	return s.mem.Positions(ctx, c)
+}
+
 func (s *store) Check(context.Context) error { return nil }
 func (s *store) Close() error                { return nil }

@@ -172,6 +172,36 @@ func (s *Store) Acked(ctx context.Context, client event.ClientID, topic string) 
 	return id, true, nil
 }
 
+// Positions implements [sinks.Reader].
+func (s *Store) Positions(ctx context.Context, client event.ClientID) ([]sinks.PutAcked, error) {
+	if err := ctx.Err(); err != nil || client == "" {
+		return nil, err
+	}
+	var found []sinks.PutAcked
+	_, err := s.read(ctx, reading{
+		st:    statement{selectPositions, []any{string(client)}},
+		begin: func() { found = nil },
+		scan: func(i *gocql.Iter) bool {
+			p := sinks.PutAcked{Client: client}
+			var text string
+			if !i.Scan(&p.Topic, &text, &p.Stamp) {
+				return false
+			}
+			var err error
+			if p.Message, err = event.ParseID(text); err != nil {
+				s.cfg.Metrics.Count(Unreadable, 1) // somebody else's form of an id
+				return true
+			}
+			found = append(found, p)
+			return true
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
 // Client implements [sinks.Reader].
 func (s *Store) Client(ctx context.Context, client event.ClientID) (sinks.Client, bool, error) {
 	if err := ctx.Err(); err != nil || client == "" {

@@ -29,6 +29,7 @@ const (
 	selectLow
 	selectRetained
 	selectAcked
+	selectPositions
 	selectClient
 	selectSubs
 	selectNode
@@ -71,9 +72,10 @@ var queryTexts = [manyQueries]string{ //nolint:gosec // the tokens are no creden
 	selectLow:   `SELECT low, late, props, others, tokens, seen FROM {{keyspace}}.{{prefix}}mqtt_topic_low WHERE topic = ?`,
 	selectRetained: `SELECT msgid, arrived, payload, qos, retain, sender, TTL(payload), WRITETIME(payload), props FROM {{keyspace}}.{{prefix}}mqtt_retain
 		WHERE topic = ? ORDER BY msgid DESC LIMIT 1`,
-	selectAcked:  `SELECT msgid FROM {{keyspace}}.{{prefix}}acked WHERE clientid = ? AND topic = ?`,
-	selectClient: `SELECT state, node, online_at, offline_at FROM {{keyspace}}.{{prefix}}mqtt_client WHERE clientid = ?`,
-	selectSubs:   `SELECT topic, qos FROM {{keyspace}}.{{prefix}}mqtt_sub WHERE clientid = ?`,
-	selectNode:   `SELECT level, leaf, inner FROM {{keyspace}}.{{prefix}}mqtt_topic_node WHERE parent = ? AND level = ?`,
-	selectNodes:  `SELECT level, leaf, inner FROM {{keyspace}}.{{prefix}}mqtt_topic_node WHERE parent = ? AND level >= ? ORDER BY level ASC LIMIT ?`,
+	selectAcked:     `SELECT msgid FROM {{keyspace}}.{{prefix}}acked WHERE clientid = ? AND topic = ?`,
+	selectPositions: `SELECT topic, msgid, WRITETIME(msgid) FROM {{keyspace}}.{{prefix}}acked WHERE clientid = ?`,
+	selectClient:    `SELECT state, node, online_at, offline_at FROM {{keyspace}}.{{prefix}}mqtt_client WHERE clientid = ?`,
+	selectSubs:      `SELECT topic, qos FROM {{keyspace}}.{{prefix}}mqtt_sub WHERE clientid = ?`,
+	selectNode:      `SELECT level, leaf, inner FROM {{keyspace}}.{{prefix}}mqtt_topic_node WHERE parent = ? AND level = ?`,
+	selectNodes:     `SELECT level, leaf, inner FROM {{keyspace}}.{{prefix}}mqtt_topic_node WHERE parent = ? AND level >= ? ORDER BY level ASC LIMIT ?`,
 }

@@ -25,13 +25,13 @@ func (s *Store) change(ctx context.Context, o sinks.Op, now time.Time) error {
 	defer release()
 	switch o := o.(type) {
 	case sinks.PutAcked:
-		it := item{aTopic: str(o.Topic), aClient: str(string(o.Client)), aMsgID: str(s.id(o.Message)), aStamp: num(o.Stamp)}
-		it[s.ordered()] = str(o.Message.String())
-		m := s.ordered()
-		return s.put(ctx, tAcked, it, "attribute_not_exists(#stamp) OR #stamp < :s OR (#stamp = :s AND attribute_not_exists(#gone) AND #"+m+" <= :m)",
-			item{":s": num(o.Stamp), ":m": str(o.Message.String())})
+		return s.putAcked(ctx, o)
 	case sinks.DeleteAcked:
-		return s.remove(ctx, tAcked, item{aTopic: str(o.Topic), aClient: str(string(o.Client))}, now, aStamp, num(o.Stamp))
+		key := item{aTopic: str(o.Topic), aClient: str(string(o.Client))}
+		if err := s.remove(ctx, tAcked, key, now, aStamp, num(o.Stamp)); err != nil || !s.cfg.ByClient {
+			return err
+		}
+		return s.remove(ctx, tOfClient, key, now, aStamp, num(o.Stamp)) // last: what is still in mqtt_acked can be found
 	case sinks.PutRetained:
 		return s.changeRetained(ctx, o, now)
 	case sinks.DeleteRetained:
@@ -48,6 +48,25 @@ func (s *Store) change(ctx context.Context, o sinks.Op, now time.Time) error {
 	case sinks.PutMessage, sinks.DeleteMessage:
 	}
 	panic(fmt.Sprintf("dynamodb: %T has no row of its own", o)) // unreachable: Apply sorts them out
+}
+
+// putAcked writes the row by client first: what is in mqtt_acked can be found.
+func (s *Store) putAcked(ctx context.Context, o sinks.PutAcked) error {
+	it := item{aTopic: str(o.Topic), aClient: str(string(o.Client)), aMsgID: str(s.id(o.Message)), aStamp: num(o.Stamp)}
+	m := s.ordered()
+	it[m] = str(o.Message.String())
+	tables := []string{tAcked}
+	if s.cfg.ByClient {
+		tables = []string{tOfClient, tAcked}
+	}
+	for _, t := range tables {
+		err := s.put(ctx, t, it, "attribute_not_exists(#stamp) OR #stamp < :s OR (#stamp = :s AND attribute_not_exists(#gone) AND #"+m+" <= :m)",
+			item{":s": num(o.Stamp), ":m": str(o.Message.String())})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // changeRetained puts a retained message over an older one. One that has expired takes the place all the same.

@@ -164,6 +164,34 @@ func (s *Store) Acked(ctx context.Context, client event.ClientID, topic string) 
 	return id, true, nil
 }
 
+// Positions implements [sinks.Reader], where the rows are kept by client.
+func (s *Store) Positions(ctx context.Context, client event.ClientID) ([]sinks.PutAcked, error) {
+	if !s.cfg.ByClient || storableKey(tOfClient, string(client), "") != nil {
+		return nil, ctx.Err()
+	}
+	const condition = "#clientid = :c"
+	var found []sinks.PutAcked
+	var bad error
+	err := s.query(ctx, tOfClient, &ddb.QueryInput{
+		KeyConditionExpression: aws.String(condition), ExpressionAttributeNames: names(condition), ExpressionAttributeValues: item{":c": str(string(client))},
+	}, func(it item) bool {
+		if _, gone := it[aGone]; gone {
+			return true
+		}
+		p := sinks.PutAcked{Client: client, Topic: text(it, aTopic), Stamp: integer(it, aStamp)}
+		if p.Message, bad = s.parseID(text(it, aMsgID)); bad != nil {
+			bad = fmt.Errorf("read %s: row %.80q %.80q: %w", s.table(tOfClient), client, p.Topic, bad)
+			return false
+		}
+		found = append(found, p)
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, bad
+}
+
 // Client implements [sinks.Reader].
 func (s *Store) Client(ctx context.Context, client event.ClientID) (sinks.Client, bool, error) {
 	if storableKey(tClient, string(client), "") != nil {

@@ -259,7 +259,7 @@ func (s *Store) message(it item, now time.Time) (m sinks.Message, alive bool, er
 }
 
 // storable refuses what the service could never take, by its limits on keys. Sizes are checked where the item is made.
-func storable(o sinks.Op) error {
+func (s *Store) storable(o sinks.Op) error {
 	var hash, sort, where string
 	switch o := o.(type) {
 	case sinks.PutMessage:
@@ -274,9 +274,9 @@ func storable(o sinks.Op) error {
 	case sinks.DeleteRetained:
 		hash, where = o.Topic.String(), tRetain
 	case sinks.PutAcked:
-		hash, sort, where = o.Topic, string(o.Client), tAcked
+		return s.storablePosition(o.Client, o.Topic)
 	case sinks.DeleteAcked:
-		hash, sort, where = o.Topic, string(o.Client), tAcked
+		return s.storablePosition(o.Client, o.Topic)
 	case sinks.PutClient:
 		hash, where = string(o.Client), tClient
 		if n := len(hash) + len(o.Up.Node); n > maxItem-1024 {
@@ -288,6 +288,15 @@ func storable(o sinks.Op) error {
 		hash, sort, where = string(o.Client), o.Filter.String(), tSub
 	}
 	return storableKey(where, hash, sort)
+}
+
+func (s *Store) storablePosition(c event.ClientID, topic string) error {
+	if s.cfg.ByClient {
+		if err := storableKey(tOfClient, string(c), topic); err != nil {
+			return err
+		}
+	}
+	return storableKey(tAcked, topic, string(c))
 }
 
 func storableKey(where, hash, sort string) error {

@@ -25,6 +25,8 @@ const (
 	tRetain = "mqtt_retain"
 	tAcked  = "mqtt_acked"
 	tNode   = "mqtt_topic_node"
+	// tOfClient are the rows of mqtt_acked by client: mqtt_acked can only be asked for one topic and client.
+	tOfClient = "mqtt_acked_client"
 )
 
 // table is the key of a table. Both parts are text; all other attributes are free.
@@ -34,9 +36,9 @@ type table struct {
 	expires bool
 }
 
-// tables are those of EMQX's backend, and the topic index of ours.
-func tables() []table {
-	return []table{
+// tables are those of EMQX's backend, and of ours the topic index and, where it is asked for, that by client.
+func (s *Store) tables() []table {
+	all := []table{
 		{tClient, aClient, "", false},
 		{tSub, aClient, aTopic, true},
 		{tMsg, aMsgID, "", true},
@@ -45,6 +47,10 @@ func tables() []table {
 		{tAcked, aTopic, aClient, true},
 		{tNode, aParent, aLevel, true},
 	}
+	if s.cfg.ByClient {
+		all = append(all, table{tOfClient, aClient, aTopic, true})
+	}
+	return all
 }
 
 func (t table) schema() (keys []types.KeySchemaElement, attributes []types.AttributeDefinition) {
@@ -84,7 +90,7 @@ func Migrate(ctx context.Context, cfg Config, dryRun bool) ([]string, error) {
 	defer s.Close() //nolint:errcheck // it returns none
 	var work []string
 	var wrong []string
-	for _, t := range tables() {
+	for _, t := range s.tables() {
 		did, differs, err := s.migrate(ctx, t, dryRun)
 		work = append(work, did...)
 		wrong = append(wrong, differs...)
@@ -221,7 +227,7 @@ func (s *Store) expiry(ctx context.Context, t table) (on bool, differs []string,
 // Check reaches the service, logs in, compares the tables, and writes, reads and removes a row in each.
 func (s *Store) Check(ctx context.Context) error {
 	var wrong []string
-	for _, t := range tables() {
+	for _, t := range s.tables() {
 		d, err := s.describe(ctx, t)
 		switch {
 		case err != nil:
@@ -247,7 +253,7 @@ func (s *Store) Check(ctx context.Context) error {
 	if err := different(wrong); err != nil {
 		return err
 	}
-	for _, t := range tables() {
+	for _, t := range s.tables() {
 		if err := s.probe(ctx, t); err != nil {
 			return err
 		}

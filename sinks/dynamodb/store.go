@@ -55,6 +55,8 @@ type Config struct {
 	RequestTimeout time.Duration
 	// Strict keeps "gone" items in the place of what was removed, so that all writes commute.
 	Strict bool
+	// ByClient keeps the rows of mqtt_acked in a second table too, by client, for [Store.Positions], which finds nothing without it.
+	ByClient bool
 	// ReadOnly refuses to write, but for the removal of dead ids from the map when they are met.
 	ReadOnly bool
 

@@ -26,7 +26,7 @@ func conform(t *testing.T, law sinktest.Law, change func(*dynamodb.Config)) {
 		Open: func(t *testing.T, now func() time.Time) sinks.Store {
 			t.Helper()
 			cfg := configOf(t)
-			cfg.Now, cfg.PoolSize = now, 16
+			cfg.Now, cfg.PoolSize, cfg.ByClient = now, 16, true
 			change(&cfg)
 			return at(t, cfg, opened)
 		},

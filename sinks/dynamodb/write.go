@@ -54,7 +54,7 @@ func (s *Store) Apply(ctx context.Context, ops []sinks.Op) error {
 	b := &batch{s: s, ops: ops, now: s.cfg.Now(), failed: make(map[int]error)}
 	var messages, singles []int
 	for i, o := range ops {
-		if err := storable(o); err != nil {
+		if err := b.s.storable(o); err != nil {
 			b.fail(fault.Poison(err), i)
 			continue
 		}

@@ -182,6 +182,23 @@ func (s *Store) Acked(ctx context.Context, client event.ClientID, topic string) 
 	return o.Message, ok, nil
 }
 
+// Positions implements [sinks.Reader].
+func (s *Store) Positions(ctx context.Context, client event.ClientID) ([]sinks.PutAcked, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var found []sinks.PutAcked
+	for at, o := range s.acked {
+		if o, ok := o.(sinks.PutAcked); ok && at.client == client {
+			found = append(found, o)
+		}
+	}
+	slices.SortFunc(found, func(a, b sinks.PutAcked) int { return strings.Compare(a.Topic, b.Topic) })
+	return found, nil
+}
+
 // Client implements [sinks.Reader].
 func (s *Store) Client(ctx context.Context, client event.ClientID) (sinks.Client, bool, error) {
 	if err := ctx.Err(); err != nil {

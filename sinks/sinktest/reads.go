@@ -231,34 +231,51 @@ func positions(ctx context.Context, e *env) error {
 	a, b := event.ClientID(e.ns+"a"), event.ClientID(e.ns+"b")
 	id := func(n int) event.ID { return put(mustTopic("t"), at, n).ID }
 	topic, filter := e.ns+"/t", e.ns+"/+/#"
+	at5, at9 := id(5).Micros(), id(9).Micros()
 	stages := []struct {
 		op    sinks.Op
 		where string
 		want  event.ID
+		stamp int64 // of the row that is there
 	}{
-		{sinks.PutAcked{Client: a, Topic: topic, Message: id(5), Stamp: id(5).Micros()}, topic, id(5)},
-		{sinks.PutAcked{Client: a, Topic: topic, Message: id(3), Stamp: id(3).Micros()}, topic, id(5)},
-		{sinks.PutAcked{Client: a, Topic: topic, Message: id(6), Stamp: id(6).Micros()}, topic, id(6)},
-		{sinks.PutAcked{Client: b, Topic: topic, Message: id(1), Stamp: id(1).Micros()}, topic, id(6)},
+		{sinks.PutAcked{Client: a, Topic: topic, Message: id(5), Stamp: at5}, topic, id(5), at5},
+		{sinks.PutAcked{Client: a, Topic: topic, Message: id(3), Stamp: id(3).Micros()}, topic, id(5), at5},
+		{sinks.PutAcked{Client: a, Topic: topic, Message: id(6), Stamp: id(6).Micros()}, topic, id(6), id(6).Micros()},
+		{sinks.PutAcked{Client: b, Topic: topic, Message: id(1), Stamp: id(1).Micros()}, topic, id(6), id(6).Micros()},
 		// In pub/sub the event counts, not the id.
-		{sinks.PutAcked{Client: a, Topic: filter, Message: id(9), Stamp: id(9).Micros() + 10}, filter, id(9)},
-		{sinks.PutAcked{Client: a, Topic: filter, Message: id(2), Stamp: id(9).Micros() + 20}, filter, id(2)},
-		{sinks.PutAcked{Client: a, Topic: filter, Message: id(8), Stamp: id(9).Micros() + 15}, filter, id(2)},
-		{sinks.DeleteAcked{Client: a, Topic: filter, Stamp: id(9).Micros() + 16}, filter, id(2)},
-		{sinks.DeleteAcked{Client: a, Topic: filter, Stamp: id(9).Micros() + 30}, filter, event.ID{}},
-		{sinks.PutAcked{Client: a, Topic: filter, Message: id(4), Stamp: id(9).Micros() + 40}, filter, id(4)},
-		{sinks.DeleteAcked{Client: b, Topic: filter, Stamp: id(9).Micros() + 50}, filter, id(4)},
+		{sinks.PutAcked{Client: a, Topic: filter, Message: id(9), Stamp: at9 + 10}, filter, id(9), at9 + 10},
+		{sinks.PutAcked{Client: a, Topic: filter, Message: id(2), Stamp: at9 + 20}, filter, id(2), at9 + 20},
+		{sinks.PutAcked{Client: a, Topic: filter, Message: id(8), Stamp: at9 + 15}, filter, id(2), at9 + 20},
+		{sinks.DeleteAcked{Client: a, Topic: filter, Stamp: at9 + 16}, filter, id(2), at9 + 20},
+		{sinks.DeleteAcked{Client: a, Topic: filter, Stamp: at9 + 30}, filter, event.ID{}, 0},
+		{sinks.PutAcked{Client: a, Topic: filter, Message: id(4), Stamp: at9 + 40}, filter, id(4), at9 + 40},
+		{sinks.DeleteAcked{Client: b, Topic: filter, Stamp: at9 + 50}, filter, id(4), at9 + 40},
 	}
-	for i, st := range stages {
+	for n, st := range stages {
 		if err := e.apply(ctx, st.op); err != nil {
 			return err
+		}
+		all, err := e.store.Positions(ctx, a)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(all, func(p sinks.PutAcked) bool { return p.Topic == st.where })
+		switch {
+		case i < 0 != st.want.IsZero():
+			return fmt.Errorf("stage %d: the client's positions are %v", n, all)
+		case i >= 0 && (all[i].Message != st.want || all[i].Client != a):
+			return fmt.Errorf("stage %d: among the client's positions is %+v, want %s", n, all[i], st.want)
+		case i >= 0 && all[i].Stamp != st.stamp:
+			return fmt.Errorf("stage %d: the position's stamp is %d, want %d", n, all[i].Stamp, st.stamp)
+		case !slices.IsSortedFunc(all, func(p, q sinks.PutAcked) int { return strings.Compare(p.Topic, q.Topic) }):
+			return fmt.Errorf("stage %d: positions out of order: %v", n, all)
 		}
 		got, ok, err := e.store.Acked(ctx, a, st.where)
 		if err != nil {
 			return err
 		}
 		if got != st.want || ok == st.want.IsZero() {
-			return fmt.Errorf("stage %d: the position is %s (%v), want %s", i, got, ok, st.want)
+			return fmt.Errorf("stage %d: the position is %s (%v), want %s", n, got, ok, st.want)
 		}
 	}
 	return nil

@@ -24,6 +24,7 @@ const (
 	retainedTopics
 	oneRetained
 	oneAcked
+	ackedOf
 	oneClient
 	subsOf
 	selectCheck
@@ -45,7 +46,9 @@ var queryTexts = [...]string{
 	retainedTopics: `SELECT topic FROM mqtt_retain WHERE topic > ? AND topic >= ? AND topic < ? ORDER BY topic LIMIT ?`,
 	oneRetained: `SELECT msgid, topic, arrived, payload, qos, retain, sender, expires, props, 0 FROM mqtt_retain
 		WHERE topic = ? AND (expires IS NULL OR expires > ?)`,
-	oneAcked:    `SELECT msgid FROM acked WHERE clientid = ? AND topic = ?`,
+	oneAcked: `SELECT msgid FROM acked WHERE clientid = ? AND topic = ?`,
+	ackedOf: `SELECT a.topic, a.msgid, s.stamp FROM acked a LEFT JOIN mqtt_acked_stamp s ON s.clientid = a.clientid AND s.topic = a.topic
+		WHERE a.clientid = ? ORDER BY a.topic`,
 	oneClient:   `SELECT state, node, online_at, offline_at FROM mqtt_client WHERE clientid = ?`,
 	subsOf:      `SELECT topic, qos FROM mqtt_sub WHERE clientid = ? ORDER BY topic`,
 	selectCheck: `SELECT at FROM mqtt_check WHERE id = 1`,
@@ -201,6 +204,32 @@ func (s *Store) Acked(ctx context.Context, client event.ClientID, topic string) 
 	}
 	id, err := event.ParseID(text)
 	return id, err == nil, explain(s.cfg.Path, "read acked of", err)
+}
+
+// Positions implements [sinks.Reader].
+func (s *Store) Positions(ctx context.Context, client event.ClientID) ([]sinks.PutAcked, error) {
+	var found []sinks.PutAcked
+	err := s.each(ctx, ackedOf, []any{string(client)}, func(rows *sql.Rows) error {
+		p := sinks.PutAcked{Client: client}
+		var text string
+		var stamp sql.NullInt64
+		if err := rows.Scan(&p.Topic, &text, &stamp); err != nil {
+			return err
+		}
+		var bad error
+		if p.Message, bad = event.ParseID(text); bad != nil {
+			return nil //nolint:nilerr // a row that is none of ours
+		}
+		if p.Stamp = p.Message.Micros(); stamp.Valid {
+			p.Stamp = stamp.Int64
+		}
+		found = append(found, p)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // Client implements [sinks.Reader].

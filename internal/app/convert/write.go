@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/restante/restante/internal/app"
+	"github.com/restante/restante/pipeline"
 )
 
 // secretVariable names the key that marks replays.
@@ -134,10 +135,21 @@ func (c *converter) writeBroker(w *writer) {
 		w.line("  emqx: {type: mqtt, decode: emqx, url: %s} # user: restante, password_file: …\n", quote(c.Broker))
 	}
 	w.line("delivery:")
-	w.line("  to: topic")
+	if slices.ContainsFunc(c.hooks, c.replaysToOne) {
+		w.line("  # The plugin put what a rule of pub/sub replays into the one session; here clients subscribe to offline/<client id>/# too.")
+		w.line("  to: prefix")
+	} else {
+		w.line("  to: topic")
+	}
 	w.line("  evidence: broker")
 	w.line("  mqtt: {url: %s} # user: restante, password_file: …", quote(c.Broker))
 	w.line("  secret: \"${%s}\"", secretVariable)
+}
+
+// replaysToOne reports whether the hook becomes a rule whose replays must reach one client only.
+func (c *converter) replaysToOne(h hook) bool {
+	state := c.line(h.line).State
+	return h.do == string(pipeline.OnMessageFetchForPubsub) && (state == Translated || state == Partly)
 }
 
 func (c *converter) writePool(w *writer, p *pool, first bool) {

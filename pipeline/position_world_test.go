@@ -1,0 +1,362 @@
+package pipeline_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
+	"github.com/restante/restante/internal/sim/fakelog"
+	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/sinks"
+)
+
+var errDead = errors.New("the process is dead")
+
+// mortal is one replayer process: a gate around all that it calls. When it is dead none of its calls has an effect.
+type mortal struct {
+	*process
+	dead  atomic.Bool
+	armed atomic.Bool // it dies in the middle of its next write
+	rng   func(n int) int
+}
+
+func (m *mortal) die() {
+	m.dead.Store(true)
+	m.client.Kill(0)
+	m.cancel()
+	m.kill()
+}
+
+// mortalStore is its way to the store.
+type mortalStore struct {
+	*store
+	m *mortal
+}
+
+func (s *mortalStore) Apply(ctx context.Context, ops []sinks.Op) error {
+	switch {
+	case s.m.dead.Load():
+		return errDead
+	case s.m.armed.Load():
+		_ = pipeline.Sleep(ctx, time.Duration(s.m.rng(4))*time.Second) // ends with ctx too; time for a commit that must not be
+		if s.m.dead.Load() {
+			return errDead
+		}
+		some := ops[:s.m.rng(len(ops)+1)]
+		if err := s.store.Apply(ctx, some); err != nil {
+			return err
+		}
+		s.m.die()
+		return errDead
+	}
+	return s.store.Apply(ctx, ops)
+}
+
+func (s *mortalStore) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, error) {
+	if s.m.dead.Load() {
+		return nil, errDead
+	}
+	return s.store.Messages(ctx, q)
+}
+
+func (s *mortalStore) Positions(ctx context.Context, c event.ClientID) ([]sinks.PutAcked, error) {
+	if s.m.dead.Load() {
+		return nil, errDead
+	}
+	return s.store.Positions(ctx, c)
+}
+
+// device is a client and its session at the broker.
+type device struct {
+	id        event.ClientID
+	node      time.Duration // what the clock of its broker node is ahead
+	connected bool
+	since     time.Time // by that clock
+	session   bool
+	keeps     bool // its session outlives its connection
+	subs      map[string]bool
+	queue     []delivery2
+	stuck     bool // it does not acknowledge
+	epoch     int
+	pumping   bool
+
+	owed map[string]time.Time // filters, by when the client first subscribed to them
+	got  map[event.ID]int     // acknowledged
+	sent map[event.ID]int     // replays
+}
+
+type delivery2 struct {
+	id       event.ID
+	topic    event.Topic
+	replayed bool
+}
+
+// sent is a message as the judge knows it.
+type sent struct {
+	id      event.ID
+	topic   event.Topic
+	at      time.Time
+	expires time.Time
+}
+
+// world is brokers, devices, a log, a store and one replayer, in virtual time, from one seed.
+type pubsubWorld struct {
+	*stack
+	rng     *rand.Rand    // of what is done, of the test's goroutine
+	dice    *rand.Rand    // of what comes of it; guarded by mu
+	skew    time.Duration // half of what two brokers can be apart
+	limits  pipeline.ReplayLimits
+	forget  bool
+	ttl     time.Duration
+	first   time.Duration
+	ingests [2]*event.Minter
+
+	mu      sync.Mutex
+	devices map[event.ClientID]*device
+	all     []sent
+	lines   []string
+	proc    *mortal
+	quietly bool // nothing goes wrong any more
+}
+
+func (w *pubsubWorld) note(format string, args ...any) {
+	w.lines = append(w.lines, fmt.Sprintf("%8.3f ", time.Since(w.epoch()).Seconds())+fmt.Sprintf(format, args...))
+}
+
+func (w *pubsubWorld) epoch() time.Time { return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }
+
+func (w *pubsubWorld) headAt(node time.Duration) event.Head {
+	now := time.Now()
+	return event.Head{ID: w.ingests[w.dice.IntN(2)].Mint(), Source: "restante/test", At: now.Add(node).Truncate(time.Millisecond)}
+}
+
+func (w *pubsubWorld) clock() time.Duration {
+	if w.skew == 0 {
+		return 0
+	}
+	return time.Duration(w.dice.IntN(3)-1) * w.skew
+}
+
+// publish lets a broker node take a message and hand it to who is subscribed.
+func (w *pubsubWorld) publish(topic string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	node := w.clock()
+	now := time.Now()
+	h := event.Head{Source: "restante/test", At: now.Add(node)}
+	h.ID = event.IDOf(now.Add(node).UnixMicro(), uint64(len(w.all)), uint16(len(w.all)))
+	e := event.Published{Head: h, Topic: eventtest.Topic(w.t, topic), Sender: "pub", QoS: 1, Payload: []byte(fmt.Sprint(len(w.all)))}
+	w.put(e)
+	m := sent{id: e.ID, topic: e.Topic, at: now}
+	if w.ttl > 0 {
+		m.expires = e.ID.Time().Add(w.ttl)
+	}
+	w.all = append(w.all, m)
+	w.note("publish %d %s node %v", len(w.all)-1, topic, node)
+	if w.dice.IntN(2) == 0 {
+		w.write()
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.devices)) {
+		d := w.devices[id]
+		if !d.session || !d.subscribed(w.t, e.Topic) {
+			continue
+		}
+		if len(d.queue) >= 6 || !w.quietly && w.dice.IntN(12) == 0 {
+			w.note("%s dropped %s", d.id, w.name(e.ID))
+			w.put(event.Dropped{Head: w.headAt(d.node), Topic: e.Topic, Client: d.id, Message: e.ID, Reason: "queue_full"})
+			continue
+		}
+		d.queue = append(d.queue, delivery2{id: e.ID, topic: e.Topic})
+		w.pump(d)
+	}
+}
+
+func (w *pubsubWorld) name(id event.ID) string {
+	i := slices.IndexFunc(w.all, func(m sent) bool { return m.id == id })
+	return fmt.Sprint("#", i)
+}
+
+func (d *device) subscribed(t *testing.T, topic event.Topic) bool {
+	for f := range d.subs {
+		if eventtest.Filter(t, f).Match(topic) {
+			return true
+		}
+	}
+	return false
+}
+
+// write stores all that is in the log, as the writers do.
+func (w *pubsubWorld) write() {
+	plan := w.rules.ForSink("s")
+	for p := range w.parts {
+		tp := w.messages(p)
+		from := max(w.cluster.Committed(writerGroup, tp), 0)
+		for _, r := range w.cluster.Records(tp)[from:] {
+			e, err := event.Decode(event.Messages, r.Wire)
+			if err != nil {
+				panic(err)
+			}
+			if ops := plan(e).Ops; len(ops) > 0 {
+				if err := w.store.Store.Apply(context.Background(), ops); err != nil {
+					panic(err)
+				}
+			}
+		}
+		w.cluster.Reset(writerGroup, tp, w.cluster.Span(tp).End)
+	}
+}
+
+// pump lets a device acknowledge what it has, in order.
+func (w *pubsubWorld) pump(d *device) {
+	if d.pumping || !d.connected || d.stuck || len(d.queue) == 0 {
+		return
+	}
+	d.pumping = true
+	epoch := d.epoch
+	time.AfterFunc(time.Duration(w.dice.IntN(300))*time.Millisecond, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if d.epoch != epoch {
+			return
+		}
+		d.pumping = false
+		if d.stuck || len(d.queue) == 0 {
+			return
+		}
+		m := d.queue[0]
+		d.queue = d.queue[1:]
+		d.got[m.id]++
+		w.note("%s acks %s replayed=%v", d.id, w.name(m.id), m.replayed)
+		w.put(event.Acked{Head: w.headAt(d.node), Topic: m.topic, Client: d.id, Message: m.id, Replayed: m.replayed, Watched: true})
+		w.pump(d)
+	})
+}
+
+// Publish is the replayer's way to the broker.
+func (w *pubsubWorld) Publish(_ context.Context, to event.ClientID, m pipeline.Outgo) (pipeline.Outcome, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.devices[to]
+	if !d.session {
+		return pipeline.Outcome{NoSubscriber: true}, nil
+	}
+	d.sent[m.ID]++
+	w.note("%s is sent %s", d.id, w.name(m.ID))
+	if !w.quietly && w.dice.IntN(15) == 0 {
+		w.note("and it is dropped")
+		if w.dice.IntN(2) == 0 {
+			w.put(event.Dropped{Head: w.headAt(d.node), Topic: m.Topic, Client: d.id, Message: m.ID, Reason: "queue_full"})
+		}
+		return pipeline.Outcome{}, nil
+	}
+	d.queue = append(d.queue, delivery2{id: m.ID, topic: m.Topic, replayed: true})
+	w.pump(d)
+	return pipeline.Outcome{}, nil
+}
+
+func (w *pubsubWorld) connect(d *device, clean bool, filters []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if d.connected {
+		w.disconnect(d)
+	}
+	present := event.No
+	if clean || !d.session {
+		d.session, d.subs, d.queue = true, map[string]bool{}, nil
+	} else {
+		present = event.Yes
+	}
+	d.node, d.connected, d.stuck = w.clock(), true, !w.quietly && w.dice.IntN(4) == 0
+	d.keeps = !w.quietly && w.dice.IntN(2) == 0
+	h := w.headAt(d.node)
+	d.since = h.At
+	w.note("%s connects clean=%v present=%v keeps=%v stuck=%v node=%v", d.id, clean, present, d.keeps, d.stuck, d.node)
+	w.put(event.Connected{Head: h, Client: d.id, ConnectedAt: h.At, SessionPresent: present})
+	if present == event.No || w.dice.IntN(4) == 0 {
+		for _, f := range filters {
+			w.subscribe(d, f)
+		}
+	}
+	w.pump(d)
+}
+
+func (w *pubsubWorld) subscribe(d *device, f string) {
+	d.subs[f] = true
+	if _, ok := d.owed[f]; !ok {
+		d.owed[f] = time.Now()
+	}
+	w.note("%s subscribes %s", d.id, f)
+	w.put(event.Subscribed{Head: w.headAt(d.node), Client: d.id, Filter: eventtest.Filter(w.t, f), QoS: 1})
+}
+
+func (w *pubsubWorld) unsubscribe(d *device, f string) {
+	delete(d.subs, f)
+	delete(d.owed, f)
+	w.note("%s unsubscribes %s", d.id, f)
+	w.put(event.Unsubscribed{Head: w.headAt(d.node), Client: d.id, Filter: eventtest.Filter(w.t, f)})
+}
+
+func (w *pubsubWorld) disconnect(d *device) {
+	w.note("%s disconnects", d.id)
+	d.connected, d.pumping = false, false
+	d.epoch++
+	if !d.keeps {
+		d.session, d.subs, d.queue = false, nil, nil
+	}
+	h := w.headAt(d.node)
+	e := event.Disconnected{Head: h, Client: d.id, Reason: "normal", ConnectedAt: d.since, DisconnectedAt: h.At}
+	if w.dice.IntN(3) == 0 {
+		e.ConnectedAt = time.Time{}
+	}
+	w.put(e)
+}
+
+// replays starts a replayer.
+func (w *pubsubWorld) replays() {
+	m := &mortal{rng: func(n int) int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.dice.IntN(n)
+	}}
+	at := &mortalStore{w.store, m}
+	hook := func(context.Context, fakelog.Call) fakelog.Verdict {
+		if m.dead.Load() {
+			return fakelog.Verdict{Err: errDead}
+		}
+		return fakelog.Verdict{}
+	}
+	m.process = w.start(hook, func(ctx, work context.Context, c *fakelog.Client) error {
+		tail := w.tail(c, nil)
+		tctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = tail.Run(tctx) }) // it returns nil
+		defer wg.Wait()
+		defer cancel()
+		producer := c.Producer()
+		r := &pipeline.Replayer{
+			Reader: c.Log(), Topics: topics, Group: replayGroup, Plan: w.rules.Plan,
+			Sinks:     map[string]pipeline.ReplaySink{"s": {Store: at, Tail: tail, Positions: storing(at, w.metrics)}},
+			Publisher: w, Producer: producer, Evidence: pipeline.EvidenceBroker, Minter: w.minter, Source: "restante/replayer",
+			Limits: w.limits, Backoff: pipeline.DefaultBackoff, Metrics: w.metrics, Log: quiet, Now: time.Now,
+			Dead: &pipeline.DeadLetters{
+				Producer: producer, Topic: topics.Dead, Group: replayGroup, Component: "replayer", Backoff: pipeline.DefaultBackoff,
+				Metrics: w.metrics, Log: quiet,
+			},
+		}
+		err := pipeline.Consume(ctx, work, c.Group(replayGroup, topics.Sessions), quiet, r.Own)
+		if !m.dead.Load() {
+			_ = producer.Close(work)
+		}
+		return err
+	})
+	w.proc = m
+}
