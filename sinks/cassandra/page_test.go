@@ -16,16 +16,17 @@ var update = goflag.Bool("update", false, "write the statements on docs/actions.
 
 // pageReads are the statements by which the reads of the page are done.
 var pageReads = map[string][]query{
-	"on_message_fetch_for_queue": {selectLow, selectMessages, selectNewest, selectProps},
-	"Wildcards":                  {selectNode, selectNodes},
-	"on_retain_lookup":           {selectRetained, selectNode, selectNodes},
-	"on_subscribe_lookup":        {selectSubs},
+	"on_message_fetch_for_pubsub": {selectPositions, selectLow, selectMessages, selectProps},
+	"on_message_fetch_for_queue":  {selectLow, selectMessages, selectNewest, selectProps},
+	"Wildcards":                   {selectNode, selectNodes},
+	"on_retain_lookup":            {selectRetained, selectNode, selectNodes},
+	"on_subscribe_lookup":         {selectSubs},
 }
 
 // pageBesides are statements that belong to no action alone.
 var pageBesides = map[string][]query{
 	"Cassandra: late messages and marks": {addLate, addTokens, selectLow, setLow, setSeen, setOthers},
-	"Cassandra: other reads":             {selectAcked, selectClient, deleteAcked},
+	"Cassandra: other reads":             {selectAcked, selectClient},
 }
 
 func TestThePageShowsTheStatementsThatAreSent(t *testing.T) {

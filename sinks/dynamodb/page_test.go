@@ -174,12 +174,16 @@ func TestThePageShowsTheRequestsThatAreSent(t *testing.T) {
 		"Query mqtt_topic_node":   `{"Items":[{"level":{"S":"/1"},"leaf":{"N":"1"}}]}`,
 	}
 	answers := map[string]map[string]string{
-		"on_message_fetch_for_queue": listed,
-		"Wildcards":                  inner,
-		"on_retain_lookup":           inner,
+		"on_message_fetch_for_queue":  listed,
+		"on_message_fetch_for_pubsub": listed,
+		"Wildcards":                   inner,
+		"on_retain_lookup":            inner,
 	}
 	for _, a := range sinktest.Actions() {
-		show(a, slices.Collect(slices.Chunk(a.Ops, 1)), answers[a.Name], nil) // of ops at once the order is open
+		byClient := func(c *dynamodb.Config) {
+			c.ByClient = strings.HasSuffix(a.Name, "_pubsub") || a.Name == "on_acked_delete"
+		}
+		show(a, slices.Collect(slices.Chunk(a.Ops, 1)), answers[a.Name], byClient) // of ops at once the order is open
 	}
 	first, next := sinks.PutMessage{Message: m}, sinks.PutMessage{Message: second}
 	acked := sinks.DeleteMessage{Topic: second.Topic, ID: second.ID, Stamp: second.ID.Micros() + 1}

@@ -39,7 +39,8 @@ func PageMessage(topic string, n int) sinks.Message {
 	}
 }
 
-// Actions are the actions of rules. What they plan for is held by a test of package pipeline.
+// Actions are the actions of rules. What they plan for is held by a test of package pipeline; positions of pub/sub are written and removed by
+// the replayer.
 func Actions() []Action {
 	m := PageMessage("t/1", 1)
 	retained := m
@@ -49,6 +50,7 @@ func Actions() []Action {
 	at := PageTime.UnixMicro()
 	put := sinks.PutMessage{Message: m}
 	sub := sinks.PutSub{Client: client, Filter: filter, QoS: 1, Stamp: at}
+	position := sinks.PutAcked{Client: client, Topic: filter.String(), Message: m.ID, Stamp: at + 1000}
 	connected := sinks.PutClient{Client: client, Up: sinks.ClientUp{Node: "node", OnlineAt: PageTime, Stamp: at}}
 	query := sinks.Query{Topic: m.Topic, Until: event.LastIDAt(PageTime.Add(time.Hour)), Limit: 500}
 	messages := func(ctx context.Context, r sinks.Reader) error {
@@ -90,6 +92,17 @@ func Actions() []Action {
 			_, err := r.Retained(ctx, mustFilter("t/+"), event.Topic{}, 500)
 			return err
 		}},
+		{Name: "on_message_fetch_for_pubsub", Before: []sinks.Op{put}, Read: func(ctx context.Context, r sinks.Reader) error {
+			if _, err := r.Positions(ctx, client); err != nil {
+				return err
+			}
+			return messages(ctx, r)
+		}},
+		{Name: "on_message_acked_for_pubsub", Ops: []sinks.Op{position}},
+		{
+			Name: "on_acked_delete", Before: []sinks.Op{position},
+			Ops: []sinks.Op{sinks.DeleteAcked{Client: client, Topic: filter.String(), Stamp: at + 2000}},
+		},
 		{Name: "on_client_connected", Ops: []sinks.Op{connected}},
 		{
 			Name: "on_client_disconnected", Before: []sinks.Op{connected},
