@@ -111,6 +111,15 @@ func (b *broker) payloads(client event.ClientID) []string {
 	return out
 }
 
+// peak is the most un-acked messages of one client since the last call.
+func (b *broker) peak() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	most := b.most
+	b.most = 0
+	return most
+}
+
 func never(delivery) time.Duration { return -1 }
 
 // testReplays are limits without what only live sources need.

@@ -15,6 +15,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/sinktest"
 )
 
@@ -105,8 +106,15 @@ func TestTheActionsOfThePageAreThoseThatArePlanned(t *testing.T) {
 		}
 		shown[a.Name] = true
 		var got, want []string
-		for _, o := range onHook(t, hooks[0], pipeline.Action(a.Name), retained(pipeline.Action(a.Name))).Ops {
+		plan := onHook(t, hooks[0], pipeline.Action(a.Name), retained(pipeline.Action(a.Name)))
+		for _, o := range plan.Ops {
 			got = append(got, kinds(o))
+		}
+		for range plan.Positions { // the replayer makes rows of them
+			got = append(got, kinds(sinks.PutAcked{}))
+		}
+		for range plan.Forgets {
+			got = append(got, kinds(sinks.DeleteAcked{}))
 		}
 		for _, o := range a.Ops {
 			want = append(want, kinds(o))

@@ -128,13 +128,13 @@ func TestTheWindowIsHalfOfTheReceiveMaximum(t *testing.T) {
 			for i := range 40 {
 				s.keep("t/1", fmt.Sprint(i))
 			}
-			b.most = 0
+			b.peak()
 			b.behave(func(delivery) time.Duration { return 100 * time.Millisecond })
 			s.subscribe("c", "t/1")
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if b.most != c.want {
-				t.Errorf("up to %d messages were un-acked at a receive maximum of %d, want %d", b.most, c.receive, c.want)
+			if most := b.peak(); most != c.want {
+				t.Errorf("up to %d messages were un-acked at a receive maximum of %d, want %d", most, c.receive, c.want)
 			}
 		}
 		s.settled(t)
@@ -151,17 +151,17 @@ func TestAWindowThatGetsNarrowStaysSo(t *testing.T) {
 		b.behave(func(delivery) time.Duration { return 2 * time.Second })
 		s.subscribe("c", "t/1")
 		time.Sleep(time.Second)
-		if b.most != 16 {
-			t.Fatalf("%d messages were un-acked, want 16", b.most)
+		if most := b.peak(); most != 16 {
+			t.Fatalf("%d messages were un-acked, want 16", most)
 		}
 		// It comes late, from another node: the replay goes on.
 		s.put(event.Connected{Head: event.Head{ID: s.minter.Mint(), Source: "restante/test", At: time.Now().Add(-time.Minute)}, Client: "c", ReceiveMaximum: 8})
 		time.Sleep(3 * time.Second)
-		b.most = 0
+		b.peak()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if b.most > 4 {
-			t.Errorf("up to %d messages were un-acked, want 4", b.most)
+		if most := b.peak(); most > 4 {
+			t.Errorf("up to %d messages were un-acked, want 4", most)
 		}
 		if diff := cmp.Diff(numbers(60), b.payloads("c")); diff != "" {
 			t.Error(diff)
@@ -185,8 +185,8 @@ func TestTheWindowIsNeverExceeded(t *testing.T) {
 				s.subscribe("c", "t/2")
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				if b.most != window {
-					t.Errorf("up to %d messages were un-acked, want %d", b.most, window)
+				if most := b.peak(); most != window {
+					t.Errorf("up to %d messages were un-acked, want %d", most, window)
 				}
 				if got := len(b.deliveries()); got != 80 {
 					t.Errorf("%d were delivered, want 80", got)

@@ -13,9 +13,9 @@ import (
 const postToken = "the token of the rules"
 
 // postUntilTaken repeats, as EMQX's buffer does, what finds nobody or is answered with 503.
-func postUntilTaken(url string, body []byte) error {
+func postUntilTaken(ctx context.Context, url string, body []byte) error {
 	for end := time.Now().Add(e2etest.Patience); ; time.Sleep(50 * time.Millisecond) {
-		r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, bytes.NewReader(body))
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 		if err != nil {
 			return err
 		}
@@ -31,7 +31,7 @@ func postUntilTaken(url string, body []byte) error {
 				return err
 			}
 		}
-		if time.Now().After(end) {
+		if time.Now().After(end) || ctx.Err() != nil {
 			return err
 		}
 	}
