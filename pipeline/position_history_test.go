@@ -301,7 +301,7 @@ func TestPubsubLosesNothingInRandomHistories(t *testing.T) {
 	case os.Getenv("RESTANTE_SOAK") != "":
 		n = 20_000
 	case raced:
-		n = 200
+		n = 100
 	}
 	const abreast = 2
 	var mu sync.Mutex

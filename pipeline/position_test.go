@@ -363,7 +363,9 @@ func TestTwoRulesOfOneSubscribeHavePositionsOfTheirOwn(t *testing.T) {
 		time.Sleep(15 * time.Minute)
 		s.subscribe("c", "#")
 		time.Sleep(5 * time.Second)
-		if diff := cmp.Diff([]string{"t", "u", "u"}, b.payloads("c")); diff != "" {
+		all := b.payloads("c") // the two replays run beside each other
+		slices.Sort(all)
+		if diff := cmp.Diff([]string{"t", "u", "u"}, all); diff != "" {
 			t.Error(diff)
 		}
 		if got := slices.Sorted(maps.Keys(s.positions("c"))); !slices.Contains(got, "#/#/in/t/#") || !slices.Contains(got, "#/#/in/u/#") || slices.Contains(got, "#") {

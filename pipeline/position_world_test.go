@@ -123,12 +123,15 @@ type pubsubWorld struct {
 	mu      sync.Mutex
 	devices map[event.ClientID]*device
 	all     []sent
+	telling sync.Mutex // of lines
 	lines   []string
 	proc    *mortal
 	quietly bool // nothing goes wrong any more
 }
 
 func (w *pubsubWorld) note(format string, args ...any) {
+	w.telling.Lock()
+	defer w.telling.Unlock()
 	w.lines = append(w.lines, fmt.Sprintf("%8.3f ", time.Since(w.epoch()).Seconds())+fmt.Sprintf(format, args...))
 }
 
