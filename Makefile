@@ -19,8 +19,9 @@ help: ## List the targets.
 build: ## Build the commands into bin/.
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
-test: ## Run every test once, with the race detector, in a random order; before them the stores' outages, and the simulation in full.
+test: ## Run every test once, with the race detector, in a random order; before them the simulations in full, and the stores' outages.
 	$(GO) test ./internal/sim
+	$(GO) test -run "WildcardReads|RandomHistories" ./pipeline
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) $(STORES) && $(GO) test -race -shuffle=on -timeout 14m ./...'
 
 race: ## Hunt for races: run every test three times over, each time in another order.

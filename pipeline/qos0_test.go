@@ -47,7 +47,7 @@ func TestASubscribeAtQoS0GetsWhatTheConfigurationSays(t *testing.T) {
 				for i := range 25 {
 					s.publish("t/1", fmt.Sprint(i))
 				}
-				time.Sleep(5 * time.Second) // the writer stores them
+				time.Sleep(5 * time.Second)                                    // the writer stores them
 				for _, known := range []event.Known{event.Unknown, event.No} { // a broker keeps nothing at QoS 0
 					s.subscribeAt("c", "t/1", 0, known)
 					time.Sleep(5 * time.Second)

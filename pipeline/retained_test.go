@@ -87,7 +87,7 @@ func TestTheNewestRetainedMessageOfStoreAndTailIsHandedOver(t *testing.T) {
 		s.apply(s.retain("r/gone", "x"))
 		s.apply(s.retain("r/gone", ""))
 		s.commit()
-		time.Sleep(time.Minute) // beyond what is looked at below the commit
+		time.Sleep(time.Minute)                         // beyond what is looked at below the commit
 		s.apply(s.retain("r/replaced", "r/replaced 2")) // stored already, and in the tail too
 		s.retain("r/deleted", "")
 		s.retain("r/fresh", "r/fresh 1")
