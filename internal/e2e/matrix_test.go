@@ -36,6 +36,10 @@ rules:
   - {on: message.publish, topic: "queue/#", do: on_message_publish, sink: store}
   - {on: session.subscribed, topic: "queue/#", do: on_message_fetch_for_queue, sink: store}
   - {on: message.acked, topic: "queue/#", do: on_message_acked_for_queue, sink: store}
+  - {on: message.publish, topic: "pubsub/#", do: on_message_publish, sink: store}
+  - {on: session.subscribed, topic: "pubsub/#", do: on_message_fetch_for_pubsub, first_subscribe: all, sink: store}
+  - {on: message.acked, topic: "pubsub/#", do: on_message_acked_for_pubsub, sink: store}
+  - {on: session.unsubscribed, topic: "pubsub/#", do: on_acked_delete, sink: store}
   - {on: message.publish, topic: "history/#", do: on_message_store, sink: store}
   - {on: message.publish, topic: "retained/#", do: [on_message_retain, on_retain_delete], sink: store}
   - {on: session.subscribed, topic: "retained/#", do: on_retain_lookup, sink: store}
@@ -48,6 +52,7 @@ admin: {listen: %[7]q}
 var matrixActions = []string{
 	"on_client_connected", "on_client_disconnected", "on_subscribe_store", "on_unsubscribe_delete", "on_subscribe_lookup",
 	"on_message_publish", "on_message_fetch_for_queue", "on_message_acked_for_queue", "on_message_store",
+	"on_message_fetch_for_pubsub", "on_message_acked_for_pubsub", "on_acked_delete",
 	"on_message_retain", "on_retain_lookup", "on_retain_delete",
 }
 
@@ -246,6 +251,7 @@ func TestMatrix(t *testing.T) {
 			w.startAll("ingest", "writer", "replayer")
 			m.clients()
 			m.queue()
+			m.pubsub()
 			m.history()
 			m.retained()
 			m.lookup(open)
@@ -291,6 +297,42 @@ func (m *matrix) queue() {
 	m.row("mqtt_acked", 1, map[string]string{"clientid": "device", "topic": "queue/1", "msgid": got[1].User("offline-msgid")})
 	m.cell("on_message_acked_for_queue", "gone, 1 row")
 	c.Disconnect()
+}
+
+func (m *matrix) pubsub() {
+	m.publish("pubsub/1", 1, false, "one", "two")
+	comes := func(id string, payloads ...string) (*mqtttest.Client, string) {
+		c := m.dial(id)
+		e2etest.More(m.t, c, "pubsub/1")
+		got := m.gets(c, "offline/"+id+"/pubsub/1", payloads...)
+		return c, got[len(got)-1].User("offline-msgid")
+	}
+	first, id := comes("first", "one", "two")
+	second, _ := comes("second", "one", "two")
+	m.cell("on_message_fetch_for_pubsub", "2 replayed to each")
+	needsNothingUpTo := func(client, id string) {
+		e2etest.Await(m.t, "the position of "+client+" is stored", func() bool {
+			return m.row("mqtt_acked", 1, map[string]string{"clientid": client, "topic": "pubsub/1"})["msgid"] >= id
+		})
+	}
+	needsNothingUpTo("first", id)
+	needsNothingUpTo("second", id)
+	m.row("mqtt_msg", 2, map[string]string{"topic": "pubsub/1"})
+	first.Disconnect()
+	second.Disconnect()
+	m.publish("pubsub/1", 1, false, "three")
+	first, id = comes("first", "three")
+	needsNothingUpTo("first", id)
+	m.cell("on_message_acked_for_pubsub", "kept, 1 row each")
+	if _, err := first.Unsubscribe(m.t.Context(), "pubsub/1"); err != nil {
+		m.t.Fatal(err)
+	}
+	m.row("mqtt_acked", 0, map[string]string{"clientid": "first", "topic": "pubsub/1"})
+	m.row("mqtt_acked", 1, map[string]string{"clientid": "second", "topic": "pubsub/1"})
+	e2etest.More(m.t, first, "pubsub/1")
+	m.gets(first, "offline/first/pubsub/1", "one", "two", "three")
+	m.cell("on_acked_delete", "all again")
+	first.Disconnect()
 }
 
 func (m *matrix) history() {
