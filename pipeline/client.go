@@ -79,6 +79,7 @@ type flight struct {
 	job   *job
 	at    time.Time
 	acked chan struct{} // closed by the ack
+	out   chan struct{} // closed when the broker has it
 	over  chan struct{} // closed when its job waits for the ack no more
 	wait  []*job        // other replays that wait for that; guarded by the client's mu
 }
@@ -228,7 +229,7 @@ func (c *client) place(ctx context.Context, j *job, id event.ID, patience time.D
 		c.window.free()
 		return nil, other, context.Cause(ctx)
 	}
-	mine = &flight{job: j, at: time.Now(), acked: make(chan struct{}), over: make(chan struct{})}
+	mine = &flight{job: j, at: time.Now(), acked: make(chan struct{}), out: make(chan struct{}), over: make(chan struct{})}
 	c.flight[id] = mine
 	return mine, nil, nil
 }

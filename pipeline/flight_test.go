@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -89,6 +90,43 @@ func TestAMessageAckedWhileAnotherReplayWaitsForRoomIsNotSentAgain(t *testing.T)
 		s.subscribe("c", "t/+")
 		time.Sleep(10 * time.Second)
 		if diff := cmp.Diff([]string{"a", "b"}, b.payloads("c")); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		s.settled(t)
+	})
+}
+
+// late is a publisher whose first call takes a second before anything is sent.
+type late struct {
+	pipeline.Publisher
+	first chan struct{} // holds one token
+}
+
+func (p *late) Publish(ctx context.Context, to event.ClientID, m pipeline.Outgo) (pipeline.Outcome, error) {
+	select {
+	case <-p.first:
+		time.Sleep(time.Second)
+	default:
+	}
+	return p.Publisher.Publish(ctx, to, m)
+}
+
+// Two subscriptions of a client match the topic, and the replay of one is slow with its first message.
+func TestATopicKeepsItsOrderUnderTwoReplays(t *testing.T) {
+	t.Parallel()
+	p := &late{}
+	change := func(r *pipeline.Replayer) { p.Publisher, r.Publisher = r.Publisher, p }
+	story(t, nil, change, func(t *testing.T, s *stack, b *broker) {
+		p.first = make(chan struct{}, 1)
+		p.first <- struct{}{}
+		for i := range 10 {
+			s.keep("t/1", fmt.Sprint(i))
+		}
+		s.subscribe("c", "t/1")
+		time.Sleep(300 * time.Millisecond)
+		s.subscribe("c", "t/+")
+		time.Sleep(10 * time.Second)
+		if diff := cmp.Diff(numbers(10), b.payloads("c")); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		s.settled(t)

@@ -323,6 +323,12 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 	case other != nil:
 		j.others = append(j.others, otherFlight{m.ID, other})
 		j.dealt(m.Topic, m.ID, true)
+		select { // what follows in the topic must come later
+		case <-other.out:
+		case <-other.over:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 		return nil
 	}
 	out := Outgo{Message: m, QoS: min(m.QoS, j.replay.QoS), Remaining: remaining, Confirm: j.replay.Once}
@@ -333,6 +339,7 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 			j.c.giveUp(m.ID, f)
 			return errNoSubscriber
 		case err == nil:
+			close(f.out)
 			return j.published(ctx, m, f)
 		case ctx.Err() != nil:
 			j.c.giveUp(m.ID, f)
