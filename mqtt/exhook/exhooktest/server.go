@@ -20,6 +20,9 @@ import (
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
 )
 
+// connectTimeout is long: a connection that is given up before it is served has been told of already, and the next would make two loads.
+const connectTimeout = 20 * time.Second
+
 // server is an ExHook server as the broker sees it.
 type server struct {
 	broker *Broker
@@ -50,7 +53,7 @@ func (b *Broker) dial(addr string) (*server, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(), grpc.WithIdleTimeout(0),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(codec{}), grpc.WaitForReady(true)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, PermitWithoutStream: true}),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: pause, Multiplier: 1, MaxDelay: pause}, MinConnectTimeout: pause}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: pause, Multiplier: 1, MaxDelay: pause}, MinConnectTimeout: connectTimeout}),
 		grpc.WithStatsHandler(joins{s.joined}),
 	)
 	if err != nil {
