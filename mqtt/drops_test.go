@@ -11,12 +11,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/mqtt"
+	"github.com/restante/restante/mqtt/mochitest"
 	"github.com/restante/restante/mqtt/mqtttest"
 	"github.com/restante/restante/mqtt/sourcetest"
 )
@@ -166,7 +166,7 @@ func (b *countingBroker) start(t *testing.T) (*mochi.Server, mqtt.Server) {
 	t.Helper()
 	server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler), SysTopicResendInterval: 1, InlineClient: true})
 	l := listen(t)
-	for _, err := range []error{server.AddHook(b, nil), server.AddListener(listeners.NewNet("tcp", l)), server.Serve()} {
+	for _, err := range []error{server.AddHook(b, nil), server.AddListener(mochitest.Listener(server, l)), server.Serve()} {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,11 +14,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/mqtt/mochitest"
 )
 
 // ruleBroker is a broker that republishes its events as EMQX's rule engine does.
@@ -60,7 +60,7 @@ func startPostingBroker(t *testing.T, addr, post string, topics ...string) *rule
 	if err := b.server.AddHook(b, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.server.AddListener(listeners.NewTCP(listeners.Config{ID: "tcp", Address: addr})); err != nil {
+	if err := b.server.AddListener(mochitest.Listener(b.server, e2etest.Listen(t, addr))); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.server.Serve(); err != nil {
@@ -195,7 +195,7 @@ kafka:
 sources: {emqx: %[8]s}
 sinks: {history: {type: sqlite, path: %[4]q}}
 rules: [{topic: "t/#", action: save_offline_messages, sink: history, wildcards: true}]
-replayer: {settle: 2s}
+replayer: {settle: 2s, resume_delay: 200ms}
 delivery: {to: %[7]s, evidence: broker, secret_file: %[5]q, mqtt: {url: "mqtt://%[3]s"}}
 admin: {listen: %[6]q}
 `

@@ -11,12 +11,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/mqtt/mochitest"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
 
@@ -29,7 +29,7 @@ kafka:
 sources: {plant: {type: mqtt, url: "mqtt://%[3]s", decode: %[7]s, connections: 1}}
 sinks: {history: {type: sqlite, path: %[4]q}}
 rules: [{topic: "t/#", action: save_offline_messages, sink: history, wildcards: true}]
-replayer: {settle: 2s}
+replayer: {settle: 2s, resume_delay: 200ms}
 delivery: {to: %[8]s, evidence: %[9]s, secret_file: %[5]q, mqtt: {url: "mqtt://%[3]s"}}
 admin: {listen: %[6]q}
 `
@@ -194,7 +194,7 @@ func startPlainBroker(t *testing.T) (addr string) {
 	if err := b.AddHook(new(anybody), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.AddListener(listeners.NewTCP(listeners.Config{ID: "tcp", Address: addr})); err != nil {
+	if err := b.AddListener(mochitest.Listener(b, e2etest.Listen(t, addr))); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Serve(); err != nil {

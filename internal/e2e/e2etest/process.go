@@ -211,3 +211,13 @@ func FreeAddr(t *testing.T) string {
 	defer func() { _ = l.Close() }() // only its address was wanted
 	return l.Addr().String()
 }
+
+// Listen listens on an address that was free.
+func Listen(t *testing.T, addr string) net.Listener {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}

@@ -15,9 +15,9 @@ import (
 	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/mqtt/mochitest"
 )
 
 // The defaults are those of EMQX 5.
@@ -82,7 +82,7 @@ func Start(tb testing.TB, o Options) *Broker {
 	if err := b.mqtt.AddHook(&hook{Broker: b}, nil); err != nil {
 		tb.Fatal(err)
 	}
-	if err := b.mqtt.AddListener(listeners.NewNet("tcp", l)); err != nil {
+	if err := b.mqtt.AddListener(mochitest.Listener(b.mqtt, l)); err != nil {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
