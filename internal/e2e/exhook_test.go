@@ -31,6 +31,7 @@ rules:
     wildcards: true
 delivery: {to: topic, evidence: %[7]s, secret_file: %[5]q, mqtt: {url: "mqtt://%[3]s"}}
 writer: {hold: 200ms}
+replayer: {resume_delay: 200ms}
 admin: {listen: %[6]q}
 `
 

@@ -22,13 +22,10 @@ kafka:
   messages: {partitions: %[2]d, replication: 1}
   sessions: {partitions: %[2]d}
   dead: {partitions: 1}
-  session_timeout: 6600ms
-  rebalance_timeout: 6600ms
-shutdown: {drain: 1500ms}
 sources: {emqx: {type: exhook, listen: %[7]q}}
 sinks: {history: {type: sqlite, path: %[4]q}}
 rules: [{topic: "t/#", action: save_offline_messages, sink: history}]
-replayer: {window: 1000, rate: {client: 10}}
+replayer: {resume_delay: 200ms, window: 1000, rate: {client: 10}}
 delivery: {to: topic, evidence: broker, secret_file: %[5]q, mqtt: {url: "mqtt://%[3]s"}}
 admin: {listen: %[6]q}
 %[8]s

@@ -20,9 +20,9 @@ kafka:
   messages: {partitions: %[2]d, replication: 1}
   sessions: {partitions: %[2]d}
   dead: {partitions: 1}
-  session_timeout: 6600ms
-  rebalance_timeout: 6600ms
-shutdown: {drain: 1500ms}
+  session_timeout: 12s
+  rebalance_timeout: 12s
+shutdown: {drain: 6500ms}
 sources: {devices: {type: embedded, listen: %[3]q}}
 sinks: {history: {type: sqlite, path: %[4]q}}
 rules: [{topic: "t/#", action: save_offline_messages, sink: history}]

@@ -18,7 +18,6 @@ kafka:
   messages: {partitions: %[3]d, replication: 1}
   sessions: {partitions: %[3]d}
   dead: {partitions: 1}
-shutdown: {drain: 5s}
 sources: {emqx: {type: mqtt, url: "mqtt://%[4]s", decode: emqx}}
 sinks:%[5]s
 rules:

@@ -25,7 +25,6 @@ kafka:
   messages: {partitions: %[3]d, replication: 1}
   sessions: {partitions: %[3]d}
   dead: {partitions: 1}
-shutdown: {drain: 5s}
 sources: {devices: {type: embedded, listen: %[4]q, node: emqx@127.0.0.1}}
 sinks:%[5]s
 rules:

@@ -36,7 +36,6 @@ kafka:
   messages: {partitions: %[3]d, replication: %[4]d}
   sessions: {partitions: %[3]d}
   dead: {partitions: 1}
-shutdown: {drain: 5s}
 sources: {devices: %[11]s}
 sinks:%[6]s
 rules:%[7]s
@@ -58,7 +57,7 @@ func newWorld(t *testing.T, kafka string) *world {
 	}
 	w.write("secret", "the key that marks the replays\n")
 	w.configure = func(admin string) string {
-		source, replayer := w.source, "settle: 2s"
+		source, replayer := w.source, "settle: 2s, resume_delay: 200ms"
 		if source == "" {
 			source, replayer = fmt.Sprintf("{type: embedded, listen: %q, node: emqx@127.0.0.1}", w.broker), "clock_skew: 0s"
 		}
