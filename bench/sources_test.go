@@ -28,6 +28,7 @@ func BenchmarkSources(b *testing.B) {
 		name   string
 		source func(b *testing.B, own string) (source, publishTo string)
 		after  func(b *testing.B, s *sourced)
+		body   func(i int) (topic, payload string) // of a publish, when it is not of its own topic
 		post   bool
 	}{
 		{name: "embedded", source: func(_ *testing.B, own string) (string, string) {
@@ -38,6 +39,11 @@ func BenchmarkSources(b *testing.B) {
 			addr := stack.Mosquitto(b, "max_queued_messages 0\nmax_inflight_messages 0")
 			return fmt.Sprintf("{type: mqtt, url: %q, decode: plain}", "mqtt://"+addr), addr
 		}},
+		{name: "EMQX's rule events beside Mosquitto", source: func(b *testing.B, _ string) (string, string) {
+			b.Helper()
+			addr := stack.Mosquitto(b, "max_queued_messages 0\nmax_inflight_messages 0")
+			return fmt.Sprintf("{type: mqtt, url: %q, decode: emqx}", "mqtt://"+addr), addr
+		}, body: func(i int) (string, string) { return "restante/events", string(ruleEvent(i)) }},
 		{name: "ExHook of a test broker", source: func(b *testing.B, own string) (string, string) {
 			b.Helper()
 			return fmt.Sprintf("{type: exhook, listen: %q}", own), freeAddr(b)
@@ -61,7 +67,7 @@ func BenchmarkSources(b *testing.B) {
 				if c.post {
 					s.postAll(b, n)
 				} else {
-					s.publishAll(b, n)
+					s.publishAll(b, n, c.body)
 				}
 				for until := time.Now().Add(patience); s.log.length(b)-before < n; time.Sleep(5 * time.Millisecond) {
 					if time.Now().After(until) {
@@ -117,10 +123,13 @@ func startSource(b *testing.B, source func(*testing.B, string) (string, string))
 	return s
 }
 
-// publishAll publishes n messages over the broker.
-func (s *sourced) publishAll(b *testing.B, n int) {
+// publishAll publishes n messages, or what body makes of them, over the broker.
+func (s *sourced) publishAll(b *testing.B, n int, body func(int) (string, string)) {
 	b.Helper()
 	const connections, unacked = 8, 20
+	if body == nil {
+		body = func(i int) (string, string) { return fmt.Sprintf("bench/%d", i%sinkTopics), payload }
+	}
 	var all errgroup.Group
 	for c := range connections {
 		d, err := device.Connect(b.Context(), device.Options{Addr: s.publishTo, ClientID: fmt.Sprint("publisher-", c)})
@@ -132,7 +141,8 @@ func (s *sourced) publishAll(b *testing.B, n int) {
 			var sent errgroup.Group
 			sent.SetLimit(unacked)
 			for i := c; i < n; i += connections {
-				sent.Go(func() error { return d.Publish(b.Context(), fmt.Sprintf("bench/%d", i%sinkTopics), 1, payload) })
+				topic, body := body(i)
+				sent.Go(func() error { return d.Publish(b.Context(), topic, 1, body) })
 			}
 			return sent.Wait()
 		})
@@ -140,6 +150,13 @@ func (s *sourced) publishAll(b *testing.B, n int) {
 	if err := all.Wait(); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// ruleEvent is what EMQX's rule engine tells of a publish.
+func ruleEvent(i int) []byte {
+	now := time.Now().UnixMilli()
+	return fmt.Appendf(nil, `{"event":"message.publish","clientid":"pub","topic":"bench/%d","qos":1,"flags":{},"payload_b64":"aGk=",`+
+		`"publish_received_at":%d,"timestamp":%d,"node":"n1"}`, i%sinkTopics, now, now)
 }
 
 // postAll posts n messages as EMQX's rule engine does.
@@ -152,10 +169,7 @@ func (s *sourced) postAll(b *testing.B, n int) {
 	sent.SetLimit(abreast)
 	for i := range n {
 		sent.Go(func() error {
-			now := time.Now().UnixMilli()
-			body := fmt.Appendf(nil, `{"event":"message.publish","clientid":"pub","topic":"bench/%d","qos":1,"flags":{},"payload_b64":"aGk=",`+
-				`"publish_received_at":%d,"timestamp":%d,"node":"n1"}`, i%sinkTopics, now, now)
-			return post(b.Context(), client, "http://"+s.publishTo+"/events", body)
+			return post(b.Context(), client, "http://"+s.publishTo+"/events", ruleEvent(i))
 		})
 	}
 	if err := sent.Wait(); err != nil {
