@@ -71,11 +71,23 @@ authenticator: PasswordAuthenticator
 authorizer: CassandraAuthorizer
 role_manager: CassandraRoleManager
 %[4]s
+%[5]s
 commitlog_directory: %[3]s/commitlog
 data_file_directories: [%[3]s/data]
 saved_caches_directory: %[3]s/saved_caches
 hints_directory: %[3]s/hints
 cdc_raw_directory: %[3]s/cdc_raw
+`
+
+// Clients may come without TLS, as our own look whether it serves does; those that use it show a certificate.
+const cassandraTLS = `client_encryption_options:
+  enabled: true
+  optional: true
+  require_client_auth: true
+  ssl_context_factory:
+    class_name: org.apache.cassandra.security.PEMBasedSslContextFactory
+  keystore: %s
+  truststore: %s
 `
 
 const cassandraLogback = `<configuration>
@@ -93,7 +105,11 @@ func prepareCassandra(_ *install, s site) error {
 	if s.fast {
 		commitLog = "commitlog_sync: periodic\ncommitlog_sync_period: 10000ms"
 	}
-	yaml := fmt.Sprintf(cassandraYAML, s.ports[0], s.ports[1], data, commitLog)
+	encryption := ""
+	if s.tls != nil {
+		encryption = fmt.Sprintf(cassandraTLS, s.tls.Identity.Bundle, s.tls.Clients.File)
+	}
+	yaml := fmt.Sprintf(cassandraYAML, s.ports[0], s.ports[1], data, commitLog, encryption)
 	return errors.Join(
 		os.Mkdir(data, 0o750),
 		os.WriteFile(filepath.Join(s.dir, "cassandra.yaml"), []byte(yaml), 0o600),

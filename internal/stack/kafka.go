@@ -16,7 +16,7 @@ import (
 )
 
 var kafkaRecipe = recipe{
-	ports:   2, // clients and other nodes, controllers
+	ports:   4, // clients and other nodes, controllers; clients by TLS, and those that log in by SASL over it
 	archive: true,
 	flags:   []string{"-Xms192m", "-Xmx192m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"},
 	prepare: prepareKafka,
@@ -76,14 +76,20 @@ func kafkaProperties(s site) string {
 	if s.fast {
 		session = "30000"
 	}
+	listeners := []string{"PLAINTEXT://" + loopback(s.ports[0])}
+	var secure []string
+	if s.tls != nil {
+		listeners = append(listeners, "SSL://"+loopback(s.ports[2]), "SASL_SSL://"+loopback(s.ports[3]))
+		secure = kafkaSecurity(s.tls)
+	}
 	set := []string{
 		"process.roles=broker,controller",
 		fmt.Sprintf("node.id=%d", s.node+1),
 		"controller.quorum.voters=" + strings.Join(voters, ","),
-		fmt.Sprintf("listeners=PLAINTEXT://%s,CONTROLLER://%s", loopback(s.ports[0]), loopback(s.ports[1])),
-		"advertised.listeners=PLAINTEXT://" + loopback(s.ports[0]),
+		fmt.Sprintf("listeners=%s,CONTROLLER://%s", strings.Join(listeners, ","), loopback(s.ports[1])),
+		"advertised.listeners=" + strings.Join(listeners, ","),
 		"controller.listener.names=CONTROLLER",
-		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
 		"inter.broker.listener.name=PLAINTEXT",
 		"log.dirs=" + filepath.Join(s.dir, "data"),
 		"auto.create.topics.enable=false",
@@ -105,7 +111,23 @@ func kafkaProperties(s site) string {
 		"broker.heartbeat.interval.ms=500",
 		"replica.lag.time.max.ms=3000",
 	}
-	return strings.Join(set, "\n") + "\n"
+	return strings.Join(append(set, secure...), "\n") + "\n"
+}
+
+// kafkaSecurity lets clients in who show a certificate, or log in as [User]: by PLAIN, or by SCRAM once a test has given the password.
+func kafkaSecurity(t *TLS) []string {
+	const modules = "org.apache.kafka.common.security."
+	set := []string{
+		"ssl.keystore.type=PEM", "ssl.keystore.location=" + t.Identity.Bundle,
+		"ssl.truststore.type=PEM", "ssl.truststore.location=" + t.Clients.File,
+		"listener.name.ssl.ssl.client.auth=required", "listener.name.sasl_ssl.ssl.client.auth=none",
+		"listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+		"listener.name.sasl_ssl.plain.sasl.jaas.config=" + modules + `plain.PlainLoginModule required user_` + User + `="` + Password + `";`,
+	}
+	for _, hash := range []string{"256", "512"} {
+		set = append(set, "listener.name.sasl_ssl.scram-sha-"+hash+".sasl.jaas.config="+modules+"scram.ScramLoginModule required;")
+	}
+	return set
 }
 
 func prepareKafka(in *install, s site) error {

@@ -50,6 +50,7 @@ type site struct {
 	node  int     // from 0
 	nodes [][]int // the ports of all nodes of the cluster
 	fast  bool    // nothing need outlive its end
+	tls   *TLS
 }
 
 // Server is a real server, a child of this process. Its methods may be called from any goroutine.
@@ -74,6 +75,14 @@ type Config struct {
 	// Fast lets the servers forget at their end what they acknowledged: DynamoDB keeps its tables in memory, and Cassandra does not wait
 	// for its commit log, of which a kill takes the last tenth of a second.
 	Fast bool
+	// TLS lets clients of Kafka and Cassandra in by TLS too, see [Server.SSL].
+	TLS *TLS
+}
+
+// TLS is what a server shows to its clients, and whom it trusts: those that the authority has signed.
+type TLS struct {
+	Identity Pair
+	Clients  *Authority
 }
 
 // Start starts servers and returns when each of them serves. The first use of a kind fetches its jars. When it fails nothing is left
@@ -90,13 +99,14 @@ func Start(ctx context.Context, c Config) ([]*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return startNodes(ctx, in, startPlan{dir: c.Dir, nodes: nodes, fast: c.Fast})
+	return startNodes(ctx, in, startPlan{dir: c.Dir, nodes: nodes, fast: c.Fast, tls: c.TLS})
 }
 
 type startPlan struct {
 	dir   string
 	nodes int
 	fast  bool
+	tls   *TLS
 	java  []string
 	// take is takePorts where a test does not know better.
 	take func(dir string, n int) ([]port, error)
@@ -142,7 +152,7 @@ func newNodes(in *install, plan startPlan, try int) ([]*Server, error) {
 	servers := make([]*Server, plan.nodes)
 	for i := range servers {
 		s := site{
-			dir: filepath.Join(plan.dir, fmt.Sprintf("%s-%d.%d", in.kind, i+1, try)), ports: all[i], node: i, nodes: all, fast: plan.fast,
+			dir: filepath.Join(plan.dir, fmt.Sprintf("%s-%d.%d", in.kind, i+1, try)), ports: all[i], node: i, nodes: all, fast: plan.fast, tls: plan.tls,
 		}
 		servers[i] = &Server{in: in, site: s, held: held[i*r.ports : (i+1)*r.ports], java: plan.java, ended: true}
 		if err = os.Mkdir(s.dir, 0o750); err == nil {
@@ -180,6 +190,17 @@ func (s *Server) Kind() Kind { return s.in.kind }
 
 // Address is what [Kind.Env] holds for a shared server. It stays the same over restarts.
 func (s *Server) Address() string { return recipes[s.in.kind].address(s.site) }
+
+// SSL is where a server with TLS demands a certificate of its clients: a port of its own for Kafka, the same for Cassandra.
+func (s *Server) SSL() string {
+	if s.Kind() == Kafka {
+		return loopback(s.site.ports[2])
+	}
+	return s.Address()
+}
+
+// SASL is where a Kafka with TLS lets clients log in.
+func (s *Server) SASL() string { return loopback(s.site.ports[3]) }
 
 // Log is the file that holds what the server printed, over all its starts.
 func (s *Server) Log() string { return filepath.Join(s.site.dir, "log") }

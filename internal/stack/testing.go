@@ -138,6 +138,12 @@ func OwnKafka(tb testing.TB, nodes int) Cluster {
 	return own(tb, Config{Kind: Kafka, Nodes: nodes})
 }
 
+// OwnTLS is [Own] for a Kafka or a Cassandra with TLS.
+func OwnTLS(tb testing.TB, kind Kind, t TLS) *Server {
+	tb.Helper()
+	return own(tb, Config{Kind: kind, TLS: &t, Fast: true})[0]
+}
+
 func own(tb testing.TB, c Config) []*Server {
 	tb.Helper()
 	c.Dir = tb.TempDir() // before Cleanup: what comes later is undone first

@@ -2,8 +2,6 @@ package emqxapi
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"strings"
+
+	"github.com/restante/restante/fault"
 )
 
 // nobody is a client id that the probe asks about. Whether there is such a client makes no difference.
@@ -52,20 +52,13 @@ func noClient(code any) bool { return code == "CLIENTID_NOT_FOUND" || code == "R
 
 // advice is what to do about an API that gives no answer.
 func advice(err error) string {
-	plain := strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
-	if _, notTLS := errors.AsType[tls.RecordHeaderError](err); plain || notTLS {
+	if strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
 		return "the port is one without TLS: write http:// in delivery.api.url"
 	}
-	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "put the host of delivery.api.url or delivery.api.tls.server_name right"
+	if a := fault.TLSAdvice(err, "delivery.api.tls"); a != "" {
+		return a
 	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return "put delivery.api.tls.ca_file right, or have the certificate renewed"
-	}
-	op, network := errors.AsType[*net.OpError](err)
-	if network && op.Op == "remote error" { // an alert of TLS
-		return "put delivery.api.tls.cert_file and key_file right: the server refuses this client"
-	}
+	_, network := errors.AsType[*net.OpError](err)
 	if os.IsTimeout(err) || errors.Is(err, context.DeadlineExceeded) {
 		return "open the way to its port, or put delivery.api.url right"
 	}

@@ -57,7 +57,14 @@ func (c *Client) unreachable(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("reach kafka at %s: %w", strings.Join(c.cfg.Brokers, ","), err)
+	err = fmt.Errorf("reach kafka at %s: %w", strings.Join(c.cfg.Brokers, ","), err)
+	if a := fault.TLSAdvice(err, "kafka.tls"); a != "" {
+		return fmt.Errorf("%w: %s", err, a)
+	}
+	if errors.Is(err, kafka.SASLAuthenticationFailed) || errors.Is(err, kafka.UnsupportedSASLMechanism) {
+		return fmt.Errorf("%w: put kafka.sasl right", err)
+	}
+	return err
 }
 
 // Migrate creates the topics that are missing and compares the others with their specs. It never changes a topic that exists:

@@ -1,6 +1,7 @@
 package kafkalog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -120,7 +121,7 @@ func (t *trouble) met(ctx context.Context, what string, err error) {
 		return
 	}
 	t.reason, t.logged = r, time.Now()
-	t.log.WarnContext(ctx, "kafka fails, will retry", "doing", what, "reason", r, "err", err, "advice", advice(r))
+	t.log.WarnContext(ctx, "kafka fails, will retry", "doing", what, "reason", r, "err", err, "advice", cmp.Or(fault.TLSAdvice(err, "kafka.tls"), advice(r)))
 }
 
 func (t *trouble) over(ctx context.Context, what string) {
