@@ -72,64 +72,92 @@ func (s *Storing) Persist(ctx context.Context, ops []sinks.Op) (poison map[int]e
 	return poison, nil
 }
 
-// apply makes ops[i] durable for every i of todo, or notes it in bad. This is the one retry loop of the writers.
+// effort is one Persist: it counts as stalled from its first failed attempt to its end.
+type effort struct {
+	*Storing
+	ops      []sinks.Op
+	bad      map[int]error
+	attempts int
+	stalled  bool
+}
+
+// apply makes ops[i] durable for every i of todo, or notes it in bad.
 func (s *Storing) apply(ctx context.Context, ops []sinks.Op, todo []int, bad map[int]error) error {
+	e := &effort{Storing: s, ops: ops, bad: bad}
+	err := e.apply(ctx, todo)
+	if e.stalled && s.resume() && err == nil {
+		s.Log.InfoContext(ctx, "apply succeeded again", "sink", s.Sink, "attempts", e.attempts)
+	}
+	return err
+}
+
+// apply is the one retry loop of the writers.
+func (e *effort) apply(ctx context.Context, todo []int) error {
 	for attempt := 1; len(todo) > 0; attempt++ {
-		batch := ops
-		if len(todo) < len(ops) {
+		batch := e.ops
+		if len(todo) < len(e.ops) {
 			batch = make([]sinks.Op, len(todo))
 			for i, j := range todo {
-				batch[i] = ops[j]
+				batch[i] = e.ops[j]
 			}
 		}
-		err := s.attempt(ctx, batch)
+		e.attempts++
+		slow, err := e.attempt(ctx, batch)
 		if err == nil {
-			if attempt > 1 && s.resume() {
-				s.Log.InfoContext(ctx, "apply succeeded again", "sink", s.Sink, "attempts", attempt)
-			}
 			return nil
 		}
-		left, halve, ferr := sift(err, todo, bad)
-		if ferr != nil || ctx.Err() != nil || len(left) == 0 || halve {
-			if attempt > 1 {
-				s.resume()
-			}
-		}
+		left, halve, ferr := sift(err, todo, e.bad)
 		switch {
 		case ferr != nil:
 			return ferr
 		case ctx.Err() != nil:
-			return fmt.Errorf("apply %d ops to sink %q: %w", len(todo), s.Sink, context.Cause(ctx))
-		case halve:
-			// The store cannot say which op is the poison: ask it half by half.
-			mid := len(left) / 2
-			return errors.Join(s.apply(ctx, ops, left[:mid], bad), s.apply(ctx, ops, left[mid:], bad))
+			return fmt.Errorf("apply %d ops to sink %q: %w", len(todo), e.Sink, context.Cause(ctx))
 		case len(left) == 0:
 			return nil
 		}
-		todo = left
-		s.Metrics.Retries.WithLabelValues(s.Sink).Inc()
-		if attempt == 1 && s.stall() {
-			s.Log.WarnContext(ctx, "apply failed, will retry until it succeeds", "sink", s.Sink, "ops", len(todo), "err", err)
+		if !halve {
+			e.Metrics.Retries.WithLabelValues(e.Sink).Inc()
+			e.say(ctx, len(left), err)
+			// As much as before, in as long as there is: what does not fit into an attempt never would.
+			halve = slow && len(left) == len(todo) && len(left) > 1
 		}
-		if err := Sleep(ctx, s.Backoff.Delay(attempt)); err != nil {
-			s.resume()
-			return fmt.Errorf("apply %d ops to sink %q: %w", len(todo), s.Sink, err)
+		if halve {
+			// Or the store cannot say which op is the poison.
+			mid := len(left) / 2
+			return errors.Join(e.apply(ctx, left[:mid]), e.apply(ctx, left[mid:]))
+		}
+		todo = left
+		if err := Sleep(ctx, e.Backoff.Delay(attempt)); err != nil {
+			return fmt.Errorf("apply %d ops to sink %q: %w", len(todo), e.Sink, err)
 		}
 	}
 	return nil
 }
 
-func (s *Storing) attempt(ctx context.Context, batch []sinks.Op) error {
+// say tells once that something is retried.
+func (e *effort) say(ctx context.Context, n int, err error) {
+	if e.stalled {
+		return
+	}
+	e.stalled = true
+	if e.stall() {
+		e.Log.WarnContext(ctx, "apply failed, will retry until it succeeds", "sink", e.Sink, "ops", n, "err", err)
+	}
+}
+
+// attempt reports beside the error whether its time was over.
+func (s *Storing) attempt(ctx context.Context, batch []sinks.Op) (slow bool, err error) {
 	if s.Turn != nil {
 		s.Turn()
 	}
+	limited := ctx
 	if s.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.Timeout)
+		limited, cancel = context.WithTimeout(ctx, s.Timeout)
 		defer cancel()
 	}
-	return s.Store.Apply(ctx, batch)
+	err = s.Store.Apply(limited, batch)
+	return limited.Err() != nil && ctx.Err() == nil, err
 }
 
 // sift sorts what an Apply left undone: left is to be tried again (half by half when halve is set), bad is never storable.
