@@ -71,10 +71,11 @@ type ListenTLS struct {
 
 // SASL is the login at Kafka.
 type SASL struct {
-	Mechanism    string `yaml:"mechanism" one:"|plain|scram-sha-256|scram-sha-512" later:"aws-msk-iam|oauthbearer|gssapi" doc:"How to log in; empty = not at all."`
+	Mechanism    string `yaml:"mechanism" one:"|plain|scram-sha-256|scram-sha-512|aws-msk-iam" later:"oauthbearer|gssapi" doc:"How to log in; empty = not at all. aws-msk-iam takes credentials as AWS's tools do (environment, profile, role, service account), anew at each connect, and needs TLS."`
 	User         string `yaml:"user" doc:"The user name."`
 	Password     Secret `yaml:"password" doc:"The password, or use password_file."`
 	PasswordFile string `yaml:"password_file" doc:"File that holds the password."`
+	Region       string `yaml:"region" doc:"With aws-msk-iam, the region of the cluster; empty = the one that AWS's tools would take."`
 }
 
 // Source is one source: its type and what that type needs, in one mapping.

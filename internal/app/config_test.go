@@ -97,6 +97,9 @@ func TestBadFilesAreExplained(t *testing.T) {
 		"once behind envelopes": {
 			"sources: {e: {type: exhook}}\nreplayer: {qos0_subscribe: once}\ndelivery: {secret: 0123456789abcdef}\n", "replayer.qos0_subscribe (line 2): once: with exhook and evidence broker the broker's PUBACK does not tell that it took a replay: use skip or repeat, or puback as evidence",
 		},
+		"a user for MSK's IAM":      {"kafka: {tls: {enabled: true}, sasl: {mechanism: aws-msk-iam, user: u, password: p}}\n", "kafka.sasl.user (line 1): must be empty: aws-msk-iam takes credentials as AWS's tools do"},
+		"MSK's IAM without TLS":     {"kafka: {sasl: {mechanism: aws-msk-iam, region: eu-central-1}}\n", "kafka.tls.enabled (line 1): must be true: aws-msk-iam is spoken over TLS only"},
+		"a region for another":      {"kafka: {sasl: {mechanism: plain, user: u, password: p, region: r}}\n", "kafka.sasl.region (line 1): is of use with mechanism aws-msk-iam alone"},
 		"drain against session":     {"shutdown: {drain: 25s}\n", "shutdown.drain (line 1): 25s and 5s more must be less than kafka.session_timeout (30s): no heartbeats are sent while a process drains"},
 		"drain against rebalance":   {"kafka: {rebalance_timeout: 20s}\n", "shutdown.drain: 20s must be less than kafka.rebalance_timeout (20s)"},
 		"names for Kafka":           {"kafka: {names: {topics: \"a b\"}}\n", `kafka.names.topics (line 1): "a b" is no name for Kafka: letters, digits, '.', '_' and '-', at most 170`},

@@ -100,7 +100,16 @@ func (c Config) checkKafka(faults *Faults) {
 	checkTLS("kafka.tls", k.TLS, faults)
 	s := k.SASL
 	checkLogin("kafka.sasl", s.User, s.Password, s.PasswordFile, faults)
+	iam := s.Mechanism == mskIAM
+	if !iam && s.Region != "" {
+		faults.add("kafka.sasl.region", "is of use with mechanism %s alone", mskIAM)
+	}
 	switch {
+	case iam && s.User != "":
+		faults.add("kafka.sasl.user", "must be empty: %s takes credentials as AWS's tools do", mskIAM)
+	case iam && !k.TLS.Enabled:
+		faults.add("kafka.tls.enabled", "must be true: %s is spoken over TLS only", mskIAM)
+	case iam:
 	case s.Mechanism == "" && s.User != "":
 		faults.add("kafka.sasl.mechanism", "is missing: plain, scram-sha-256 or scram-sha-512")
 	case s.Mechanism != "" && s.User == "":

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -71,7 +70,7 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 		w.counters.WithLabelValues(string(k))
 	}
 	p.Registry.MustRegister(w.counters)
-	if w.Kafka, err = OpenKafka(c, p.Registry, p.Log); err != nil {
+	if w.Kafka, err = OpenKafka(c, p.Registry, p.Log); err != nil { //nolint:contextcheck // its files are read at once
 		return nil, err
 	}
 	stores := NewSinkMetrics(p.Registry, c, sinkNames)
@@ -128,9 +127,12 @@ func OpenKafka(c Config, reg prometheus.Registerer, log *slog.Logger) (*kafkalog
 	if err != nil {
 		return nil, fmt.Errorf("kafka.tls: %w", err)
 	}
+	sasl, err := k.SASL.login()
+	if err != nil {
+		return nil, fmt.Errorf("kafka.sasl: %w", err)
+	}
 	cfg := kafkalog.Config{
-		Brokers: k.Brokers, ClientID: k.ClientID, TLS: tls,
-		SASL:           kafkalog.SASL{Mechanism: strings.ToUpper(k.SASL.Mechanism), User: k.SASL.User, Password: string(k.SASL.Password)},
+		Brokers: k.Brokers, ClientID: k.ClientID, TLS: tls, SASL: sasl,
 		Partitions:     make(map[string]int),
 		SessionTimeout: k.SessionTimeout, RebalanceTimeout: k.RebalanceTimeout,
 		Log: log, Metrics: kafkalog.NewMetrics(reg),

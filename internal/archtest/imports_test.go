@@ -83,7 +83,7 @@ var homes = []struct {
 	{"github.com/eclipse/paho.golang", []string{"mqtt/...", "bench/..."}},
 	{"github.com/mochi-mqtt/server/v2", []string{"mqtt/embedded/...", "mqtt/exhook/exhooktest", "mqtt/mochitest", "internal/e2e/...", "bench/..."}},
 	{"github.com/gocql/gocql", []string{"sinks/cassandra/...", "bench/..."}},
-	{"github.com/aws/aws-sdk-go-v2", []string{"sinks/dynamodb/...", "internal/app/...", "bench/..."}},
+	{"github.com/aws/aws-sdk-go-v2", []string{"sinks/dynamodb/...", "pipeline/kafkalog", "internal/app/...", "bench/..."}},
 	{"google.golang.org/grpc", []string{"mqtt/exhook/...", "bench/..."}},
 }
 

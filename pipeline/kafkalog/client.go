@@ -58,11 +58,12 @@ type Config struct {
 	Metrics *Metrics
 }
 
-// SASL is a login. Mechanism is empty (none), PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+// SASL is a login. Mechanism is empty (none), PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or AWS_MSK_IAM, which uses IAM alone.
 type SASL struct {
 	Mechanism string
 	User      string
 	Password  string
+	IAM       IAM
 }
 
 const (
@@ -138,8 +139,10 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 		return scram256(s), nil
 	case "SCRAM-SHA-512":
 		return scram512(s), nil
+	case "AWS_MSK_IAM":
+		return s.IAM.mechanism()
 	}
-	return nil, fmt.Errorf("sasl mechanism %q is unknown: use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", s.Mechanism)
+	return nil, fmt.Errorf("sasl mechanism %q is unknown: use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or AWS_MSK_IAM", s.Mechanism)
 }
 
 // Client is one Kafka cluster. It is safe for concurrent use.
