@@ -3,20 +3,7 @@ package pipeline
 import (
 	"context"
 	"log/slog"
-	"strconv"
 	"time"
-
-	"github.com/restante/restante/event"
-)
-
-// Headers that a dead letter has beside those of its record.
-const (
-	HeaderDeadReason    = "restante_dead_reason"
-	HeaderDeadError     = "restante_dead_error"
-	HeaderDeadTopic     = "restante_dead_topic"
-	HeaderDeadPartition = "restante_dead_partition"
-	HeaderDeadOffset    = "restante_dead_offset"
-	HeaderDeadBy        = "restante_dead_by" // the consumer group
 )
 
 // DeadLetters writes what can never be processed, whole, to the dead-letter topic.
@@ -28,30 +15,29 @@ type DeadLetters struct {
 	Backoff   Backoff
 	Metrics   *Metrics
 	Log       *slog.Logger
+	// Now stamps the letters; nil = time.Now.
+	Now func() time.Time
 }
 
 // Bury returns nil when the record is durable in the dead-letter topic with its key, value and headers. A failure to write it
 // is transient: it is retried until ctx ends. The same record may be buried twice, after a crash before the commit.
-func (d *DeadLetters) Bury(ctx context.Context, r Record, reason string, cause error) error {
-	const longest = 2000 // bytes of an error's text
-	text := cause.Error()
-	if len(text) > longest {
-		text = text[:longest]
+//
+// A letter is stamped with the time of its burial: by the record's own time, which may be of any clock, retention could remove
+// it before anybody has looked.
+func (d *DeadLetters) Bury(ctx context.Context, r Record, reason Reason, cause error) error {
+	o := Outgoing{Topic: d.Topic, Wire: r.Wire}
+	o.Headers = Obituary{
+		Reason: reason, Cause: cause.Error(), Topic: r.Topic, Part: r.Part, Offset: r.Offset, By: d.Group, Time: r.Time,
+	}.Append(r.Headers)
+	o.Time = time.Now()
+	if d.Now != nil {
+		o.Time = d.Now()
 	}
-	w := r.Wire
-	w.Headers = append(append([]event.Header(nil), r.Headers...),
-		event.Header{Key: HeaderDeadReason, Value: []byte(reason)},
-		event.Header{Key: HeaderDeadError, Value: []byte(text)},
-		event.Header{Key: HeaderDeadTopic, Value: []byte(r.Topic)},
-		event.Header{Key: HeaderDeadPartition, Value: strconv.AppendInt(nil, int64(r.Part), 10)},
-		event.Header{Key: HeaderDeadOffset, Value: strconv.AppendInt(nil, r.Offset, 10)},
-		event.Header{Key: HeaderDeadBy, Value: []byte(d.Group)},
-	)
 	for attempt := 1; ; attempt++ {
-		err := appendAndWait(ctx, d.Producer, Outgoing{Topic: d.Topic, Wire: w})
+		err := appendAndWait(ctx, d.Producer, o)
 		if err == nil {
-			d.Metrics.DeadLetters.WithLabelValues(d.Component, reason).Inc()
-			d.Log.ErrorContext(ctx, "record is in the dead letters", "topic", r.Topic, "partition", r.Part, "offset", r.Offset, "reason", reason, "err", cause)
+			d.Metrics.DeadLetters.WithLabelValues(d.Component, string(reason)).Inc()
+			d.Log.ErrorContext(ctx, "record is in the dead letters", "topic", r.Topic, "partition", r.Part, "offset", r.Offset, "reason", string(reason), "err", cause)
 			return nil
 		}
 		if ctx.Err() != nil {

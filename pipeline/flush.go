@@ -67,9 +67,9 @@ func (w *Worker) finish(ctx context.Context, recs []held) error {
 		if r.dead == nil {
 			continue
 		}
-		reason := deadMalformed
+		reason := ReasonMalformed
 		if r.ops != nil {
-			reason = deadRejected
+			reason = ReasonRejected
 		}
 		if err := w.Dead.Bury(ctx, *r.rec, reason, r.dead); err != nil {
 			return err

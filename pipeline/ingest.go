@@ -214,11 +214,10 @@ func (i *Ingest) prepare(e event.Event) (event.Event, string) {
 func (i *Ingest) oversize(o Outgoing, size int) Outgoing {
 	i.Metrics.IngestDropped.WithLabelValues(dropOversize).Inc()
 	i.Log.Warn("payload is over ingest.max_payload, message goes to the dead letters", "topic", string(o.Key), "bytes", size, "limit", i.MaxPayload)
-	o.Headers = append(o.Headers,
-		event.Header{Key: HeaderDeadReason, Value: []byte(dropOversize)},
-		event.Header{Key: HeaderDeadError, Value: fmt.Appendf(nil, "payload of %d bytes is over the limit of %d", size, i.MaxPayload)},
-		event.Header{Key: HeaderDeadTopic, Value: []byte(o.Topic)},
-		event.Header{Key: HeaderDeadBy, Value: []byte("ingest")})
+	o.Headers = Obituary{
+		Reason: ReasonOversize, Cause: fmt.Sprintf("payload of %d bytes is over the limit of %d", size, i.MaxPayload), Topic: o.Topic,
+		Offset: NoOffset, By: ByIngest,
+	}.Append(o.Headers)
 	o.Topic = i.Topics.Dead
 	return o
 }

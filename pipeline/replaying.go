@@ -247,7 +247,7 @@ func (o *owner) handle(ctx, hard context.Context, rec Record) error {
 		}
 		return errStopped
 	case err != nil:
-		return o.r.Dead.Bury(hard, rec, deadMalformed, err)
+		return o.r.Dead.Bury(hard, rec, ReasonMalformed, err)
 	}
 	switch e := e.(type) {
 	case event.Replayed:

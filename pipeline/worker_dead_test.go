@@ -79,7 +79,7 @@ func TestAMalformedRecordIsWholeInTheDeadLettersBeforeTheCommit(t *testing.T) {
 		s.writer(testLimits, nil)
 		s.publish("t/1", "a")
 		s.cluster.Put(pipeline.Outgoing{Topic: topics.Messages, Wire: event.Wire{
-			Key: []byte("k"), Value: []byte("v"), Headers: []event.Header{{Key: "x", Value: []byte("y")}}, Time: time.Now(),
+			Key: []byte("k"), Value: []byte("v"), Headers: []event.Header{{Key: "x", Value: []byte("y")}}, Time: time.UnixMilli(1_234),
 		}})
 		s.publish("t/1", "b")
 		time.Sleep(2 * time.Second)
@@ -90,13 +90,16 @@ func TestAMalformedRecordIsWholeInTheDeadLettersBeforeTheCommit(t *testing.T) {
 		if string(d.Key) != "k" || string(d.Value) != "v" {
 			t.Errorf("key %q, value %q", d.Key, d.Value)
 		}
+		if age := time.Since(d.Time); age < 0 || age > 2*time.Second {
+			t.Errorf("the letter is stamped %v before now, want the time of its burial", age)
+		}
 		got := map[string]string{}
 		for _, h := range d.Headers {
 			got[h.Key] = string(h.Value)
 		}
 		want := map[string]string{
 			"x": "y", pipeline.HeaderDeadReason: "malformed", pipeline.HeaderDeadTopic: topics.Messages, pipeline.HeaderDeadPartition: "0",
-			pipeline.HeaderDeadOffset: "1", pipeline.HeaderDeadBy: writerGroup,
+			pipeline.HeaderDeadOffset: "1", pipeline.HeaderDeadBy: writerGroup, pipeline.HeaderDeadTime: "1234",
 			pipeline.HeaderDeadError: `malformed event: ce_specversion: "", want "1.0"`,
 		}
 		if diff := cmp.Diff(want, got); diff != "" {

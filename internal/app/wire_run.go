@@ -285,7 +285,7 @@ func (w *Wire) limits() pipeline.Limits {
 func (w *Wire) deadLetters(p pipeline.Producer, group, component string) *pipeline.DeadLetters {
 	return &pipeline.DeadLetters{
 		Producer: p, Topic: w.Topics.Dead, Group: group, Component: component, Backoff: pipeline.DefaultBackoff,
-		Metrics: w.Metrics, Log: w.Process.Log,
+		Metrics: w.Metrics, Log: w.Process.Log, Now: time.Now,
 	}
 }
 

@@ -19,8 +19,6 @@ const (
 	finishEvery = time.Second
 	// innerClose is how long the inner producer has to end when the disk holds what it may not get rid of.
 	innerClose = time.Second
-	// reasonRefused is why the log has refused a record for good.
-	reasonRefused = "kafka_refused"
 )
 
 // sending is a record on its way from the disk to Kafka.
@@ -328,14 +326,9 @@ func (p *Producer) bury(ctx, hard context.Context, s *sending, cause error) erro
 }
 
 func (p *Producer) deadLetter(o pipeline.Outgoing, cause error) pipeline.Outgoing {
-	const longest = 2000 // bytes of an error's text
-	text := fmt.Sprint(cause)
-	headers := append([]event.Header(nil), o.Headers...)
-	headers = append(headers,
-		event.Header{Key: pipeline.HeaderDeadReason, Value: []byte(reasonRefused)},
-		event.Header{Key: pipeline.HeaderDeadError, Value: []byte(text[:min(len(text), longest)])},
-		event.Header{Key: pipeline.HeaderDeadTopic, Value: []byte(o.Topic)},
-		event.Header{Key: pipeline.HeaderDeadBy, Value: []byte("ingest")})
-	o.Topic, o.Headers = p.cfg.Topics.Dead, headers
+	o.Headers = pipeline.Obituary{
+		Reason: pipeline.ReasonRefused, Cause: fmt.Sprint(cause), Topic: o.Topic, Offset: pipeline.NoOffset, By: pipeline.ByIngest,
+	}.Append(o.Headers)
+	o.Topic = p.cfg.Topics.Dead
 	return o
 }
