@@ -70,17 +70,23 @@ func newRoot(signals <-chan os.Signal) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newUp(signals), newDemo(signals), newCheck(), newMigrate(), newConvert())
-	for _, c := range append(root.Commands(), root) {
-		check := c.Args
-		c.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return &usageError{err}
-			}
-			return nil
-		}
-	}
+	root.AddCommand(newUp(signals), newDemo(signals), newCheck(), newMigrate(), newConvert(), newDead(signals), newAudit(signals))
+	explainArgs(root)
 	return root
+}
+
+// explainArgs has wrong arguments explained as wrong flags are, for a command and all below it.
+func explainArgs(root *cobra.Command) {
+	for _, c := range root.Commands() {
+		explainArgs(c)
+	}
+	check := root.Args
+	root.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return &usageError{err}
+		}
+		return nil
+	}
 }
 
 // interruptible ends the context at the first signal.
