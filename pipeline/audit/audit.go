@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/fault"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
 )
@@ -122,8 +123,11 @@ const (
 func (a *Audit) Run(ctx context.Context) (Books, error) {
 	var all Books
 	parts := a.parts()
-	var err error
-	if a.committed, err = a.Log.Committed(ctx, a.Group, a.Topics.Messages, parts...); err != nil {
+	err := a.again(ctx, func() (err error) {
+		a.committed, err = a.Log.Committed(ctx, a.Group, a.Topics.Messages, parts...)
+		return err
+	})
+	if err != nil {
 		return all, err
 	}
 	if a.letters, err = a.readLetters(ctx); err != nil {
@@ -158,7 +162,11 @@ func (a *Audit) parts() []int {
 func (a *Audit) storedTopics(ctx context.Context) (map[int][]event.Topic, error) {
 	out := make(map[int][]event.Topic)
 	for after := (event.Topic{}); ; {
-		ts, err := a.Store.Topics(ctx, a.Filter, after, page)
+		var ts []event.Topic
+		err := a.again(ctx, func() (err error) {
+			ts, err = a.Store.Topics(ctx, a.Filter, after, page)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -205,22 +213,48 @@ func (a *Audit) partition(ctx context.Context, n int) (Books, error) {
 // open finds where the log of a partition begins and how far back it can speak.
 func (a *Audit) open(ctx context.Context, n int) (*book, error) {
 	tp := pipeline.TP{Topic: a.Topics.Messages, Part: n}
-	spans, err := a.Log.Spans(ctx, tp.Topic, n)
+	span, err := a.span(ctx, tp)
 	if err != nil {
 		return nil, err
 	}
-	span := spans[n]
 	b := &book{a: a, tp: tp, span: span, from: span.First, committed: a.committed[n], entries: make(map[key]*entry)}
 	if !a.Since.IsZero() {
-		at, err := a.Log.OffsetAt(ctx, tp, a.Since.Add(-slack))
+		err := a.again(ctx, func() (err error) {
+			b.from, err = a.Log.OffsetAt(ctx, tp, a.Since.Add(-slack))
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
-		b.from = max(at, span.First)
+		b.from = max(b.from, span.First)
 	}
 	b.to = b.from
 	b.whole = span.First == 0 || b.from > span.First
 	return b, nil
+}
+
+// span is what a partition holds now.
+func (a *Audit) span(ctx context.Context, tp pipeline.TP) (pipeline.Span, error) {
+	var spans map[int]pipeline.Span
+	err := a.again(ctx, func() (err error) {
+		spans, err = a.Log.Spans(ctx, tp.Topic, tp.Part)
+		return err
+	})
+	return spans[tp.Part], err
+}
+
+// again calls fn until it succeeds, fails for good, or has failed for as long as patience: what is transient is no end.
+func (a *Audit) again(ctx context.Context, fn func() error) error {
+	began := time.Now()
+	for attempt := 1; ; attempt++ {
+		err := fn()
+		if err == nil || fault.IsFatal(err) || ctx.Err() != nil || time.Since(began) > a.Patience {
+			return err
+		}
+		if pipeline.Sleep(ctx, pipeline.DefaultBackoff.Delay(attempt)) != nil {
+			return err
+		}
+	}
 }
 
 // letters are the dead letters that the writers of the sink wrote, and how far back they reach.
@@ -233,18 +267,15 @@ func (l letters) has(r pipeline.Record) bool { return l.at[r.TP][r.Offset] }
 
 func (a *Audit) readLetters(ctx context.Context) (letters, error) {
 	out := letters{at: make(map[pipeline.TP]map[int64]bool)}
-	parts := make([]int, a.DeadParts)
-	for i := range parts {
-		parts[i] = i
-	}
-	spans, err := a.Log.Spans(ctx, a.Topics.Dead, parts...)
-	if err != nil {
-		return out, err
-	}
-	for _, n := range parts {
+	for n := range a.DeadParts {
+		tp := pipeline.TP{Topic: a.Topics.Dead, Part: n}
+		span, err := a.span(ctx, tp)
+		if err != nil {
+			return out, err
+		}
 		first := true
-		err := pipeline.ReadAll(ctx, a.Log, pipeline.TP{Topic: a.Topics.Dead, Part: n}, spans[n].First, spans[n].End, a.Patience, func(r pipeline.Record) error {
-			if first && spans[n].First > 0 && r.Time.After(out.reach) {
+		err = pipeline.ReadAll(ctx, a.Log, tp, span.First, span.End, a.Patience, func(r pipeline.Record) error {
+			if first && span.First > 0 && r.Time.After(out.reach) {
 				out.reach = r.Time
 			}
 			first = false
@@ -262,7 +293,7 @@ func (a *Audit) readLetters(ctx context.Context) (letters, error) {
 		if err != nil {
 			return out, err
 		}
-		if first && spans[n].First > 0 { // all that there was is gone
+		if first && span.First > 0 { // all that there was is gone
 			out.reach = a.Now()
 		}
 	}

@@ -146,15 +146,20 @@ func (w *world) bury(to string, offset int64) {
 	}
 }
 
-// slow reads the store slowly, so that the writer goes on meanwhile.
+// slow reads the store slowly, so that the writer goes on meanwhile, and fails now and then.
 type slow struct {
 	sinks.Reader
 	most time.Duration
 }
 
+var errNotNow = errors.New("not now")
+
 func (s slow) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, error) {
 	if s.most > 0 {
 		time.Sleep(rand.N(s.most))
+		if rand.N(3) == 0 {
+			return nil, errNotNow
+		}
 	}
 	return s.Reader.Messages(ctx, q)
 }
@@ -415,6 +420,37 @@ func TestOnlyTheRangeIsCompared(t *testing.T) {
 	})
 }
 
+func TestAnAuditThatCannotBeFinishedSaysSo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.publish("t/1", "x")
+		away := errors.New("the store is away")
+		a := audit.Audit{
+			Log: w.cluster.Client().Log(), Topics: topics, Parts: parts, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
+			Store: absent{err: away}, Filter: filter(t, "#"), Now: time.Now, Patience: time.Minute,
+		}
+		began := time.Now()
+		if _, err := a.Run(t.Context()); !errors.Is(err, away) || time.Since(began) < a.Patience {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		a.Store, began = absent{err: fault.Fatal(away)}, time.Now()
+		if _, err := a.Run(t.Context()); !errors.Is(err, away) || time.Since(began) > 0 {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+// absent is a store that cannot be read.
+type absent struct {
+	sinks.Reader
+	err error
+}
+
+func (a absent) Topics(context.Context, event.Filter, event.Topic, int) ([]event.Topic, error) {
+	return nil, a.err
+}
+
 // balky is a store that fails now and then, is slow, and takes no poison.
 type balky struct {
 	*memory.Store
@@ -437,7 +473,7 @@ func (b *balky) Apply(ctx context.Context, ops []sinks.Op) error {
 			continue
 		}
 		if fails && i%2 == 0 {
-			failed[i] = errors.New("not now")
+			failed[i] = errNotNow
 			continue
 		}
 		good = append(good, o)

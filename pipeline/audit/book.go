@@ -102,11 +102,11 @@ func (b *book) read(ctx context.Context) error {
 
 // readOn reads what has come since: the acks of what has gone from the store meanwhile are in it.
 func (b *book) readOn(ctx context.Context) error {
-	spans, err := b.a.Log.Spans(ctx, b.tp.Topic, b.tp.Part)
+	span, err := b.a.span(ctx, b.tp)
 	if err != nil {
 		return err
 	}
-	return b.readTo(ctx, spans[b.tp.Part].End)
+	return b.readTo(ctx, span.End)
 }
 
 func (b *book) readTo(ctx context.Context, end int64) error {
@@ -216,7 +216,11 @@ func (b *book) compare(ctx context.Context, t event.Topic) error {
 		q.After = event.FirstIDAt(b.a.Since).Before()
 	}
 	for {
-		ms, err := b.a.Store.Messages(ctx, q)
+		var ms []sinks.Message
+		err := b.a.again(ctx, func() (err error) {
+			ms, err = b.a.Store.Messages(ctx, q)
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("read the messages of %q: %w", t, err)
 		}
