@@ -24,6 +24,7 @@ type differenceJSON struct {
 	Kind      string `json:"kind"`
 	Topic     string `json:"topic,omitempty"`
 	Message   string `json:"message,omitempty"`
+	Kafka     string `json:"kafka_topic"`
 	Partition int    `json:"partition"`
 	Offset    *int64 `json:"offset,omitempty"`
 	Says      string `json:"says"`
@@ -129,8 +130,9 @@ func (a *auditing) scope(c app.Config) (part audit.Audit, err error) {
 	}
 	parts := c.Kafka.Messages.Partitions
 	return audit.Audit{
-		Topics: topicsOf(c), Parts: parts, DeadParts: c.Kafka.Dead.Partitions, Filter: filter, Since: since, Until: until, Now: time.Now,
-		Partition: func(key string) int { return kafkalog.Partition(key, parts) }, Patience: noAnswer,
+		Topics: topicsOf(c), Parts: parts, SessionParts: c.Kafka.Sessions.Partitions, DeadParts: c.Kafka.Dead.Partitions,
+		Partition: func(key string) int { return kafkalog.Partition(key, parts) }, Filter: filter, Since: since, Until: until, Now: time.Now,
+		Patience: noAnswer,
 	}, nil
 }
 
@@ -210,7 +212,7 @@ func auditSink(ctx context.Context, c app.Config, name string, a audit.Audit) (a
 }
 
 func differenceOf(sink string, d audit.Difference) differenceJSON {
-	j := differenceJSON{Sink: sink, Kind: string(d.Kind), Partition: d.Part, Says: d.Says}
+	j := differenceJSON{Sink: sink, Kind: string(d.Kind), Kafka: d.TP.Topic, Partition: d.TP.Part, Says: d.Says}
 	if !d.Message.IsZero() {
 		j.Topic, j.Message = d.Topic.String(), d.Message.String()
 	}
@@ -221,7 +223,7 @@ func differenceOf(sink string, d audit.Difference) differenceJSON {
 }
 
 func (d differenceJSON) print(w io.Writer) {
-	about := fmt.Sprintf("partition %d", d.Partition)
+	about := fmt.Sprintf("%s/%d", d.Kafka, d.Partition)
 	if d.Message != "" {
 		about = fmt.Sprintf("%s %s", printable(d.Topic, 500), d.Message)
 	}

@@ -2,14 +2,17 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/internal/app"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/pipeline/dead"
 )
 
 func TestADeadLetterOfUpIsListedShownPutBackAndDropped(t *testing.T) {
@@ -19,7 +22,7 @@ func TestADeadLetterOfUpIsListedShownPutBackAndDropped(t *testing.T) {
 	over := strings.Repeat("large ä", 40_000) // over 256 KiB
 	e2etest.Publish(t, s.at.mqtt(), "t/1", over, "fits", over)
 	e2etest.AwaitRows(t, s.at.database(), 1)
-	dead := func(code int, args ...string) (out, errs string) {
+	verb := func(code int, args ...string) (out, errs string) {
 		t.Helper()
 		got, out, errs := call(append(append([]string{"dead"}, args...), "--up", s.at.Kafka, "-d", dir)...)
 		if got != code {
@@ -27,56 +30,56 @@ func TestADeadLetterOfUpIsListedShownPutBackAndDropped(t *testing.T) {
 		}
 		return out, errs
 	}
-	out, _ := dead(0, "list")
+	out, _ := verb(0, "list")
 	wants(t, "list", out, "LETTER", "waiting", "oversize", "ingest", "t/1", "payload of ", "2 letters, 2 waiting\n")
 	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != 4 {
 		t.Errorf("%d lines, want a head, two letters and the sum:\n%s", len(lines), out)
 	}
 	var list listed
-	out, _ = dead(0, "list", "-o", "json", "--topic", "t/#", "--reason", "oversize")
+	out, _ = verb(0, "list", "-o", "json", "--topic", "t/#", "--reason", "oversize")
 	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Letters) != 2 || list.Letters[0].Bytes != len(over) || *list.Letters[0].Key != "t/1" {
 		t.Fatalf("list as JSON: %v: %.2000s", err, out)
 	}
-	if out, _ = dead(0, "list", "--topic", "u/#"); out != "0 letters\n" {
+	if out, _ = verb(0, "list", "--topic", "u/#"); out != "0 letters\n" {
 		t.Errorf("list of another topic: %s", out)
 	}
 	first, second := list.Letters[0].Letter, list.Letters[1].Letter
 
-	out, _ = dead(0, "show", first, "--limit", "4KiB")
+	out, _ = verb(0, "show", first, "--limit", "4KiB")
 	wants(t, "show", out, "letter      "+first, "state       waiting", "reason      oversize", "for         mqtt.messages, where it never was", "key         t/1",
 		"header      ce_type: mqtt.message.publish", "bytes, the first 4096 are shown, --payload writes all\nlarge ä")
 	if len(out) > 8<<10 {
 		t.Errorf("show writes %d bytes", len(out))
 	}
-	if out, _ = dead(0, "show", first, "--payload"); out != over {
+	if out, _ = verb(0, "show", first, "--payload"); out != over {
 		t.Errorf("the payload is %d bytes, want %d", len(out), len(over))
 	}
 	var one shown
-	out, _ = dead(0, "show", first, "-o", "json")
+	out, _ = verb(0, "show", first, "-o", "json")
 	if err := json.Unmarshal([]byte(out), &one); err != nil || one.Payload == nil || !strings.HasPrefix(over, *one.Payload) || !one.Cut || len(one.Headers) < 5 {
 		t.Errorf("show as JSON: %v: %.2000s", err, out)
 	}
-	_, errs := dead(1, "show", "0/999")
+	_, errs := verb(1, "show", "0/999")
 	wants(t, "a letter that is not there", errs, "letter 0/999: there is none")
 
-	out, _ = dead(0, "redrive", "--all")
+	out, _ = verb(0, "redrive", "--all")
 	wants(t, "redrive", out, "left_oversize", "2", "still over ingest.max_payload")
 	config := writeConfig(t, "ingest: {max_payload: 512KiB}\n")
-	out, _ = dead(0, "redrive", first, "--dry-run", "-c", config)
+	out, _ = verb(0, "redrive", first, "--dry-run", "-c", config)
 	wants(t, "dry run", out, "redriven", "1", "would be in their topic again")
 	var result moved
-	out, errs = dead(0, "redrive", first, "-v", "-o", "json", "-c", config)
-	if err := json.Unmarshal([]byte(out), &result); err != nil || result.Letters["redriven"] != 1 || len(result.Letters) != 1 || result.DryRun {
+	out, errs = verb(0, "redrive", first, "-v", "-o", "json", "-c", config)
+	if err := json.Unmarshal([]byte(out), &result); err != nil || result.Letters[dead.FateRedriven] != 1 || len(result.Letters) != 1 || result.DryRun {
 		t.Errorf("redrive as JSON: %v: %s", err, out)
 	}
 	wants(t, "redrive -v", errs, first+" redriven: t/1")
 	e2etest.AwaitRows(t, s.at.database(), 2)
 
-	out, _ = dead(0, "drop", second, "--yes")
+	out, _ = verb(0, "drop", second, "--yes")
 	wants(t, "drop", out, "dropped", "marked as dropped")
-	out, _ = dead(0, "list")
+	out, _ = verb(0, "list")
 	wants(t, "list", out, "0 letters")
-	out, _ = dead(0, "list", "--state", "all")
+	out, _ = verb(0, "list", "--state", "all")
 	wants(t, "list of all", out, "2 letters, 1 redriven, 1 dropped")
 	c := e2etest.Subscribe(t, s.at.mqtt(), "device", "t/1")
 	if diff := cmp.Diff([]string{over, "fits"}, e2etest.Payloads(e2etest.Receive(t, c, 2))); diff != "" { // in the order of publishing
@@ -90,6 +93,41 @@ func TestADeadLetterOfUpIsListedShownPutBackAndDropped(t *testing.T) {
 	if code, out, errs := call("audit", "--up", s.at.Kafka, "-d", dir); code != app.ExitUndrained || !strings.Contains(errs, "refused") {
 		t.Errorf("audit without Kafka: exit code %d, want 3: %s%s", code, out, errs)
 	}
+}
+
+func TestARedriveThatIsEndedBySignalSaysSoAndGoesOnLater(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	s := startUp(t, dir)
+	const letters = 8
+	over := strings.Repeat("x", 256<<10)
+	for i := range letters {
+		e2etest.Publish(t, s.at.mqtt(), fmt.Sprintf("t/%d", i), fmt.Sprint(i, over))
+	}
+	config := writeConfig(t, "ingest: {max_payload: 512KiB}\n")
+	at := []string{"--up", s.at.Kafka, "-d", dir, "-c", config, "-o", "json"}
+	p := e2etest.Start(t, "restante", append([]string{"dead", "redrive", "--all", "--rate", "0.1", "-v"}, at...)...)
+	p.AwaitLog("redriven: t/") // one is marked, the next ones wait for their turn
+	p.Signal(syscall.SIGTERM)
+	if code := p.Code(); code != app.ExitUndrained {
+		t.Errorf("exit code %d, want 3: %s%s", code, p.Out(), p.Log())
+	}
+	var first, second moved
+	if err := json.Unmarshal([]byte(p.Out()), &first); err != nil || first.Stopped == "" {
+		t.Errorf("%v: %s", err, p.Out())
+	}
+	done := first.Letters[dead.FateRedriven]
+	if done < 1 || done >= letters {
+		t.Errorf("%d letters of %d were redriven before the signal", done, letters)
+	}
+	code, out, errs := call(append([]string{"dead", "redrive", "--all"}, at...)...)
+	if err := json.Unmarshal([]byte(out), &second); err != nil || code != app.ExitOK {
+		t.Fatalf("exit code %d, %v: %s%s", code, err, out, errs)
+	}
+	if diff := cmp.Diff(map[dead.Fate]int{dead.FateRedriven: letters - done, dead.LeftMarked: done}, second.Letters); diff != "" {
+		t.Errorf("the second redrive (-want +got):\n%s", diff)
+	}
+	e2etest.AwaitRows(t, s.at.database(), letters)
 }
 
 func TestDeadAndAuditRefuseWhatMakesNoSense(t *testing.T) {

@@ -44,8 +44,8 @@ type Difference struct {
 	Kind    Kind
 	Topic   event.Topic // zero where it is not about a message
 	Message event.ID    // zero where it is not about a message
-	Part    int
-	Offset  int64 // of the record that it is about, < 0 = there is none
+	TP      pipeline.TP // of the log
+	Offset  int64       // of the record that it is about, < 0 = there is none
 	// Says is a sentence with what was seen.
 	Says string
 }
@@ -88,8 +88,8 @@ func (b *Books) Add(o Books) {
 type Audit struct {
 	Log    pipeline.Log
 	Topics pipeline.Topics
-	// Parts is the configured number of partitions of the messages topic, DeadParts that of the dead letters.
-	Parts, DeadParts int
+	// Parts is the configured number of partitions of the messages topic, SessionParts and DeadParts are those of the others.
+	Parts, SessionParts, DeadParts int
 	// Partition is the producer's: murmur2(key) mod Parts.
 	Partition func(key string) int
 	Group     string           // of the sink's writers
@@ -136,6 +136,9 @@ func (a *Audit) Run(ctx context.Context) (Books, error) {
 	if a.topics, err = a.storedTopics(ctx); err != nil {
 		return all, fmt.Errorf("read the topics of the store: %w", err)
 	}
+	if err := a.sessions(ctx); err != nil {
+		return all, fmt.Errorf("audit %s: %w", a.Topics.Sessions, err)
+	}
 	for _, n := range parts {
 		b, err := a.partition(ctx, n)
 		all.Add(b)
@@ -144,6 +147,49 @@ func (a *Audit) Run(ctx context.Context) (Books, error) {
 		}
 	}
 	return all, nil
+}
+
+// sessions looks at the positions of the writers in the sessions topic. What its events lead to is not compared.
+func (a *Audit) sessions(ctx context.Context) error {
+	var committed map[int]int64
+	parts := make([]int, a.SessionParts)
+	for i := range parts {
+		parts[i] = i
+	}
+	err := a.again(ctx, func() (err error) {
+		committed, err = a.Log.Committed(ctx, a.Group, a.Topics.Sessions, parts...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, n := range parts {
+		tp := pipeline.TP{Topic: a.Topics.Sessions, Part: n}
+		span, err := a.span(ctx, tp)
+		if err != nil {
+			return err
+		}
+		if err := a.position(tp, span, committed[n]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// position looks at a committed offset alone.
+func (a *Audit) position(tp pipeline.TP, span pipeline.Span, committed int64) error {
+	d := Difference{TP: tp, Offset: committed}
+	switch {
+	case committed > span.End:
+		d.Kind = Beyond
+		d.Says = fmt.Sprintf("the writers have committed offset %d, and the log ends at %d: what comes next is not read", committed, span.End)
+	case committed >= 0 && committed < span.First:
+		d.Kind = Skipped
+		d.Says = fmt.Sprintf("the writers have committed offset %d, and the log begins at %d: %d records are gone that they have not stored", committed, span.First, span.First-committed)
+	default:
+		return nil
+	}
+	return a.Found(d)
 }
 
 // parts are the partitions that the filter's topics can be in.
@@ -193,7 +239,7 @@ func (a *Audit) partition(ctx context.Context, n int) (Books, error) {
 	if err != nil {
 		return Books{}, err
 	}
-	if err := b.positions(); err != nil {
+	if err := a.position(b.tp, b.span, b.committed); err != nil {
 		return b.sum, err
 	}
 	if err := b.read(ctx); err != nil {
@@ -217,7 +263,9 @@ func (a *Audit) open(ctx context.Context, n int) (*book, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &book{a: a, tp: tp, span: span, from: span.First, committed: a.committed[n], entries: make(map[key]*entry)}
+	b := &book{
+		a: a, tp: tp, span: span, from: span.First, committed: a.committed[n], entries: make(map[key]*entry), names: make(map[event.Topic]event.Topic),
+	}
 	if !a.Since.IsZero() {
 		err := a.again(ctx, func() (err error) {
 			b.from, err = a.Log.OffsetAt(ctx, tp, a.Since.Add(-slack))

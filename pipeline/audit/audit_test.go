@@ -169,7 +169,7 @@ func (w *world) audit(change func(*audit.Audit)) (audit.Books, []audit.Differenc
 	w.t.Helper()
 	var found []audit.Difference
 	a := &audit.Audit{
-		Log: w.cluster.Client().Log(), Topics: topics, Parts: parts, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
+		Log: w.cluster.Client().Log(), Topics: topics, Parts: parts, SessionParts: 1, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
 		Store: slow{w.store, 0}, Filter: filter(w.t, "#"), Now: time.Now, Patience: time.Minute,
 		Found: func(d audit.Difference) error {
 			found = append(found, d)
@@ -201,7 +201,7 @@ func (w *world) same(what string, want []seen, found []audit.Difference) {
 	got := make([]seen, len(found))
 	for i, d := range found {
 		got[i] = seen{d.Kind, d.Message, d.Offset}
-		if d.Says == "" || !d.Message.IsZero() && d.Part != partition(d.Topic.String()) {
+		if d.Says == "" || !d.Message.IsZero() && d.TP != part(d.Topic.String()) {
 			w.t.Errorf("%s: a difference does not say where or what: %+v", what, d)
 		}
 	}
@@ -331,6 +331,15 @@ func TestEachDifferenceIsNamed(t *testing.T) {
 			w.cluster.Reset(group, part("t/1"), 7)
 			return []seen{{audit.Beyond, event.ID{}, 7}}
 		},
+		"session events were removed before they were stored": func(w *world) []seen {
+			tp := pipeline.TP{Topic: topics.Sessions}
+			for range 3 {
+				w.cluster.Put(pipeline.Outgoing{Topic: topics.Sessions, Wire: event.Wire{Key: []byte("x"), Time: time.Now()}})
+			}
+			w.cluster.Reset(group, tp, 1)
+			w.cluster.Retain(tp, 2)
+			return []seen{{audit.Skipped, event.ID{}, 1}}
+		},
 		"nothing was ever committed": func(w *world) []seen {
 			w.publish("t/1", "in flight")
 			w.ack(w.message("t/1", "of before"))
@@ -427,7 +436,7 @@ func TestAnAuditThatCannotBeFinishedSaysSo(t *testing.T) {
 		w.publish("t/1", "x")
 		away := errors.New("the store is away")
 		a := audit.Audit{
-			Log: w.cluster.Client().Log(), Topics: topics, Parts: parts, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
+			Log: w.cluster.Client().Log(), Topics: topics, Parts: parts, SessionParts: 1, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
 			Store: absent{err: away}, Filter: filter(t, "#"), Now: time.Now, Patience: time.Minute,
 		}
 		began := time.Now()

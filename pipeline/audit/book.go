@@ -25,6 +25,7 @@ type book struct {
 	whole   bool
 	begins  time.Time
 	entries map[key]*entry
+	names   map[event.Topic]event.Topic
 	sum     Books
 }
 
@@ -68,29 +69,20 @@ func sumOf(payload []byte, qos event.QoS) uint64 {
 }
 
 func (b *book) entry(t event.Topic, id event.ID) *entry {
-	k := key{t, id}
-	e := b.entries[k]
+	e := b.entries[key{t, id}]
 	if e == nil {
+		name, known := b.names[t]
+		if !known { // all messages of a topic share the text of one
+			name, b.names[t] = t, t
+		}
 		e = &entry{offset: -1, ack: -1}
-		b.entries[k] = e
+		b.entries[key{name, id}] = e
 	}
 	return e
 }
 
 // speaks reports whether the log would show a publish of that id.
 func (b *book) speaks(id event.ID) bool { return b.whole || !id.Time().Before(b.begins.Add(slack)) }
-
-// positions looks at the committed offset alone.
-func (b *book) positions() error {
-	switch {
-	case b.committed > b.span.End:
-		return b.found(Beyond, key{}, b.committed, "the writers have committed offset %d, and the log ends at %d: what comes next is not read", b.committed, b.span.End)
-	case b.committed >= 0 && b.committed < b.span.First:
-		return b.found(Skipped, key{}, b.committed, "the writers have committed offset %d, and the log begins at %d: %d records are gone that they have not stored",
-			b.committed, b.span.First, b.span.First-b.committed)
-	}
-	return nil
-}
 
 // read reads the log as far as it goes now.
 func (b *book) read(ctx context.Context) error {
@@ -305,5 +297,5 @@ func (b *book) absent(k key, x *entry, now time.Time) error {
 }
 
 func (b *book) found(kind Kind, k key, offset int64, format string, args ...any) error {
-	return b.a.Found(Difference{Kind: kind, Topic: k.topic, Message: k.id, Part: b.tp.Part, Offset: offset, Says: fmt.Sprintf(format, args...)})
+	return b.a.Found(Difference{Kind: kind, Topic: k.topic, Message: k.id, TP: b.tp, Offset: offset, Says: fmt.Sprintf(format, args...)})
 }

@@ -140,10 +140,8 @@ func (r *Redrive) take(ctx, work context.Context, l Letter) error {
 		r.tell(&l, fate)
 		return nil
 	}
-	if r.limit != nil {
-		if err := r.limit.Wait(ctx); err != nil {
-			return fmt.Errorf("wait for the next letter: %w", err)
-		}
+	if err := r.pause(ctx, work); err != nil {
+		return err
 	}
 	// An old record keeps its event's time in a header: by its own time retention would remove it from its topic at once.
 	receipt, err := r.Producer.Append(ctx, pipeline.Outgoing{Topic: l.Topic, Wire: event.Restamp(l.Record, r.Now())})
@@ -164,6 +162,23 @@ func (r *Redrive) take(ctx, work context.Context, l Letter) error {
 		return nil
 	}
 	return r.settle(work)
+}
+
+// pause keeps the rate. What is on its way does not wait for the next letter's turn to be marked.
+func (r *Redrive) pause(ctx, work context.Context) error {
+	if r.limit == nil {
+		return nil
+	}
+	wait := r.limit.Reserve().Delay()
+	if wait >= longest {
+		if err := r.settle(work); err != nil {
+			return err
+		}
+	}
+	if err := pipeline.Sleep(ctx, wait); err != nil {
+		return fmt.Errorf("wait for the next letter's turn: %w", err)
+	}
+	return nil
 }
 
 // together notes the other letters of the record: they are marked with this one.
