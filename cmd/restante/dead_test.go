@@ -95,6 +95,18 @@ func TestADeadLetterOfUpIsListedShownPutBackAndDropped(t *testing.T) {
 	}
 }
 
+func TestEveryFateHasItsWords(t *testing.T) {
+	t.Parallel()
+	for _, f := range dead.Fates {
+		if fates[f] == "" {
+			t.Errorf("%s says nothing", f)
+		}
+	}
+	if len(fates) != len(dead.Fates) {
+		t.Errorf("%d fates have words, and there are %d", len(fates), len(dead.Fates))
+	}
+}
+
 func TestARedriveThatIsEndedBySignalSaysSoAndGoesOnLater(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -429,6 +431,19 @@ func TestOnlyTheRangeIsCompared(t *testing.T) {
 	})
 }
 
+func TestThePageNamesEveryKind(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range audit.Kinds {
+		if !strings.Contains(string(text), "| `"+string(k)+"` |") {
+			t.Errorf("docs/audit.md does not explain %s", k)
+		}
+	}
+}
+
 func TestAnAuditThatCannotBeFinishedSaysSo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -446,6 +461,31 @@ func TestAnAuditThatCannotBeFinishedSaysSo(t *testing.T) {
 		a.Store, began = absent{err: fault.Fatal(away)}, time.Now()
 		if _, err := a.Run(t.Context()); !errors.Is(err, away) || time.Since(began) > 0 {
 			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+// Records that go while they are read must not be taken for records that never were.
+func TestALogThatIsCutMeanwhileIsAnError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 5 {
+			w.publish("t/1", "x")
+		}
+		c := w.cluster.Client()
+		c.Hook = func(_ context.Context, call fakelog.Call) fakelog.Verdict {
+			if call.Op == fakelog.OpOpen && call.TP == part("t/1") {
+				w.cluster.Retain(call.TP, 3)
+			}
+			return fakelog.Verdict{}
+		}
+		a := audit.Audit{
+			Log: c.Log(), Topics: topics, Parts: parts, SessionParts: 1, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
+			Store: w.store, Filter: filter(t, "#"), Now: time.Now, Patience: time.Minute,
+		}
+		if _, err := a.Run(t.Context()); !errors.Is(err, pipeline.ErrGap) || !strings.Contains(err.Error(), "begin again") {
+			t.Errorf("got %v", err)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -493,6 +494,26 @@ func TestFiltersSelect(t *testing.T) {
 	})
 }
 
+func TestLettersThatGoWhileTheyAreReadAreAnError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPost(t)
+		for i := range 3 {
+			p.bury(writer, topics.Messages, int64(i), p.publish("t/1", "x"), pipeline.ReasonRejected)
+		}
+		at := pipeline.TP{Topic: topics.Dead, Part: p.list(dead.Filter{})[0].At.Part}
+		box := p.open(p.cluster.Client())
+		p.cluster.Retain(at, 1)
+		err := box.Each(t.Context(), dead.Filter{}, func(dead.Letter) error { return nil })
+		if !errors.Is(err, pipeline.ErrGap) || !strings.Contains(err.Error(), "begin again") {
+			t.Errorf("got %v", err)
+		}
+		if n := len(p.list(dead.Filter{})); n != 2 {
+			t.Errorf("%d letters are left, want 2", n)
+		}
+	})
+}
+
 func TestTheRateIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -506,6 +527,26 @@ func TestTheRateIsKept(t *testing.T) {
 			t.Errorf("50 letters at 10 a second took %v", took)
 		}
 	})
+}
+
+func TestThePageNamesEveryReasonToLeaveALetter(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/deadletters.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for _, f := range dead.Fates {
+		if !strings.HasPrefix(string(f), "left_") {
+			continue
+		}
+		if left++; !strings.Contains(string(text), "| `"+string(f)+"` |") {
+			t.Errorf("docs/deadletters.md does not explain %s", f)
+		}
+	}
+	if left != 7 {
+		t.Errorf("%d reasons to leave a letter", left)
+	}
 }
 
 func TestNamesOfLettersAreReadBack(t *testing.T) {
