@@ -4,170 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
-
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/pipeline/dead"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-var topics = pipeline.Topics{Messages: "mqtt.messages", Sessions: "mqtt.sessions", Dead: "mqtt.dead"}
-
-const (
-	parts  = 2
-	writer = "restante.writer.s"
-)
-
-// post is a cluster with letters in it.
-type post struct {
-	t       *testing.T
-	cluster *fakelog.Cluster
-	minter  *event.Minter
-}
-
-func newPost(t *testing.T) *post {
-	t.Helper()
-	return &post{
-		t:       t,
-		cluster: fakelog.New(fakelog.Config{Partitions: map[string]int{topics.Messages: 3, topics.Sessions: 2, topics.Dead: parts}}),
-		minter:  &event.Minter{Node: 1, Now: time.Now},
-	}
-}
-
-// publish is a publish as ingest has it in the log now.
-func (p *post) publish(topic, payload string) event.Wire {
-	p.t.Helper()
-	to, err := event.ParseTopic(topic)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	id := p.minter.Mint()
-	e := event.Published{Head: event.Head{ID: id, Source: "test", At: time.Now()}, Topic: to, Sender: "sender", QoS: 1, Payload: []byte(payload)}
-	return event.Encode(e, e.Routes()[0], time.Now())
-}
-
-func (p *post) subscribe(client, filter string) event.Wire {
-	p.t.Helper()
-	f, err := event.ParseFilter(filter)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	e := event.Subscribed{Head: event.Head{ID: p.minter.Mint(), Source: "test", At: time.Now()}, Client: event.ClientID(client), Filter: f, QoS: 1}
-	return event.Encode(e, e.Routes()[0], time.Now())
-}
-
-// bury buries a record of a topic at a place, as a group does that cannot use it.
-func (p *post) bury(group, topic string, offset int64, w event.Wire, reason pipeline.Reason) {
-	p.t.Helper()
-	producer := p.cluster.Client().Producer()
-	d := pipeline.DeadLetters{
-		Producer: producer, Topic: topics.Dead, Group: group, Component: "writer", Backoff: pipeline.DefaultBackoff,
-		Metrics: pipeline.NewMetrics(prometheus.NewRegistry(), []string{group}, []string{"s"}), Log: slog.New(slog.DiscardHandler), Now: time.Now,
-	}
-	rec := pipeline.Record{TP: pipeline.TP{Topic: topic, Part: 1}, Offset: offset, Wire: w}
-	if err := errors.Join(d.Bury(p.t.Context(), rec, reason, errors.New("too long")), producer.Close(p.t.Context())); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// oversize is the letter that ingest writes of a publish over its limit.
-func (p *post) oversize(w event.Wire) {
-	w.Headers = pipeline.Obituary{
-		Reason: pipeline.ReasonOversize, Cause: "too large", Topic: topics.Messages, Offset: pipeline.NoOffset, By: pipeline.ByIngest,
-	}.Append(w.Headers)
-	p.cluster.Put(pipeline.Outgoing{Topic: topics.Dead, Wire: w})
-}
-
-func (p *post) open(c *fakelog.Client) *dead.Box {
-	p.t.Helper()
-	b, err := dead.Office{Log: c.Log(), Topics: topics, Parts: parts, Patience: time.Minute}.Open(p.t.Context())
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return b
-}
-
-// redrive runs a redrive by a new client.
-func (p *post) redrive(r dead.Redrive) dead.Tally {
-	p.t.Helper()
-	tally, err := p.try(p.cluster.Client(), r)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return tally
-}
-
-func (p *post) try(c *fakelog.Client, r dead.Redrive) (dead.Tally, error) {
-	p.t.Helper()
-	r.Producer, r.Now = c.Producer(), time.Now
-	if r.MaxPayload == 0 {
-		r.MaxPayload = 1 << 20
-	}
-	tally, err := r.Run(p.t.Context(), p.t.Context(), p.open(p.cluster.Client()))
-	return tally, errors.Join(err, r.Producer.Close(p.t.Context()))
-}
-
-func (p *post) drop(d dead.Drop) (dead.Tally, error) {
-	p.t.Helper()
-	d.Producer, d.Now = p.cluster.Client().Producer(), time.Now
-	tally, err := d.Run(p.t.Context(), p.t.Context(), p.open(p.cluster.Client()))
-	return tally, errors.Join(err, d.Producer.Close(p.t.Context()))
-}
-
-// list are the letters that a filter selects.
-func (p *post) list(f dead.Filter) []dead.Letter {
-	p.t.Helper()
-	var all []dead.Letter
-	if err := p.open(p.cluster.Client()).Each(p.t.Context(), f, func(l dead.Letter) error {
-		all = append(all, l)
-		return nil
-	}); err != nil {
-		p.t.Fatal(err)
-	}
-	return all
-}
-
-// states counts letters by what has become of them.
-func (p *post) states() map[dead.State]int {
-	p.t.Helper()
-	out := map[dead.State]int{}
-	for _, l := range p.list(dead.Filter{}) {
-		out[l.State]++
-	}
-	return out
-}
-
-// records are the records of a topic.
-func (p *post) records(topic string, n int) []event.Wire {
-	var out []event.Wire
-	for i := range n {
-		for _, r := range p.cluster.Records(pipeline.TP{Topic: topic, Part: i}) {
-			out = append(out, r.Wire)
-		}
-	}
-	return out
-}
-
-func same(t *testing.T, what string, want, got any) {
-	t.Helper()
-	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", what, diff)
-	}
-}
 
 func TestARecordGoesBackAsItWas(t *testing.T) {
 	t.Parallel()
@@ -432,88 +279,6 @@ func TestDroppedLettersStayAndAreListed(t *testing.T) {
 	})
 }
 
-func filter(t *testing.T, s string) event.Filter {
-	t.Helper()
-	f, err := event.ParseFilter(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
-func TestFiltersSelect(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := newPost(t)
-		p.bury(writer, topics.Messages, 1, p.publish("t/1", "first"), pipeline.ReasonRejected)
-		time.Sleep(time.Hour)
-		noon := time.Now()
-		p.bury("restante.writer.other", topics.Messages, 2, p.publish("t/2", "second"), pipeline.ReasonMalformed)
-		p.bury(writer, topics.Sessions, 3, p.subscribe("device", "t/+"), pipeline.ReasonRejected)
-		p.oversize(p.publish("u/1", "third"))
-		one, zero := 1, 0
-		for sentence, c := range map[string]struct {
-			f    dead.Filter
-			want []string
-		}{
-			"nothing":                      {dead.Filter{}, []string{"device", "t/1", "t/2", "u/1"}},
-			"a reason":                     {dead.Filter{Reason: pipeline.ReasonRejected}, []string{"device", "t/1"}},
-			"a group":                      {dead.Filter{By: "restante.writer.other"}, []string{"t/2"}},
-			"a topic":                      {dead.Filter{Topic: filter(t, "t/1")}, []string{"device", "t/1"}},
-			"a wildcard":                   {dead.Filter{Topic: filter(t, "+/1")}, []string{"device", "t/1", "u/1"}},
-			"a topic of no subscription":   {dead.Filter{Topic: filter(t, "u/1")}, []string{"u/1"}},
-			"a publisher":                  {dead.Filter{Client: "sender"}, []string{"t/1", "t/2", "u/1"}},
-			"a subscriber":                 {dead.Filter{Client: "device"}, []string{"device"}},
-			"a client that is a topic":     {dead.Filter{Client: "t/1"}, nil},
-			"since":                        {dead.Filter{Since: noon}, []string{"device", "t/2", "u/1"}},
-			"until":                        {dead.Filter{Until: noon}, []string{"t/1"}},
-			"a partition of the origin":    {dead.Filter{Partition: &one}, []string{"device", "t/1", "t/2"}},
-			"another one":                  {dead.Filter{Partition: &zero}, nil},
-			"a state":                      {dead.Filter{State: dead.Dropped}, nil},
-			"two things, of which one not": {dead.Filter{Reason: pipeline.ReasonRejected, Client: "nobody"}, nil},
-		} {
-			var got []string
-			for _, l := range p.list(c.f) {
-				got = append(got, string(l.Record.Key))
-				if byPlace := p.list(dead.Filter{Places: []dead.Place{l.At}}); len(byPlace) != 1 || byPlace[0].At != l.At {
-					t.Errorf("%s: letter %s is not found by its name", sentence, l.At)
-				}
-				if one, found, err := p.open(p.cluster.Client()).Letter(t.Context(), l.At); err != nil || !found || one.At != l.At {
-					t.Errorf("%s: letter %s is not found: %v", sentence, l.At, err)
-				}
-			}
-			slices.Sort(got)
-			same(t, sentence, c.want, got)
-		}
-		if _, found, err := p.open(p.cluster.Client()).Letter(t.Context(), dead.Place{Part: 0, Offset: 1000}); err != nil || found {
-			t.Errorf("a letter that is not there: %v, %v", found, err)
-		}
-		if _, found, err := p.open(p.cluster.Client()).Letter(t.Context(), dead.Place{Part: 99}); err != nil || found {
-			t.Errorf("a partition that is not there: %v, %v", found, err)
-		}
-	})
-}
-
-func TestLettersThatGoWhileTheyAreReadAreAnError(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := newPost(t)
-		for i := range 3 {
-			p.bury(writer, topics.Messages, int64(i), p.publish("t/1", "x"), pipeline.ReasonRejected)
-		}
-		at := pipeline.TP{Topic: topics.Dead, Part: p.list(dead.Filter{})[0].At.Part}
-		box := p.open(p.cluster.Client())
-		p.cluster.Retain(at, 1)
-		err := box.Each(t.Context(), dead.Filter{}, func(dead.Letter) error { return nil })
-		if !errors.Is(err, pipeline.ErrGap) || !strings.Contains(err.Error(), "begin again") {
-			t.Errorf("got %v", err)
-		}
-		if n := len(p.list(dead.Filter{})); n != 2 {
-			t.Errorf("%d letters are left, want 2", n)
-		}
-	})
-}
-
 func TestTheRateIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -527,38 +292,4 @@ func TestTheRateIsKept(t *testing.T) {
 			t.Errorf("50 letters at 10 a second took %v", took)
 		}
 	})
-}
-
-func TestThePageNamesEveryReasonToLeaveALetter(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("../../docs/deadletters.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	left := 0
-	for _, f := range dead.Fates {
-		if !strings.HasPrefix(string(f), "left_") {
-			continue
-		}
-		if left++; !strings.Contains(string(text), "| `"+string(f)+"` |") {
-			t.Errorf("docs/deadletters.md does not explain %s", f)
-		}
-	}
-	if left != 7 {
-		t.Errorf("%d reasons to leave a letter", left)
-	}
-}
-
-func TestNamesOfLettersAreReadBack(t *testing.T) {
-	t.Parallel()
-	for _, p := range []dead.Place{{}, {Part: 3, Offset: 1 << 40}} {
-		if got, err := dead.ParsePlace(p.String()); err != nil || got != p {
-			t.Errorf("%s is read as %v: %v", p, got, err)
-		}
-	}
-	for _, s := range []string{"", "1", "/", "1/", "/1", "-1/2", "1/-2", "1/2/3", "a/b"} {
-		if p, err := dead.ParsePlace(s); err == nil {
-			t.Errorf("%q is read as %v", s, p)
-		}
-	}
 }
