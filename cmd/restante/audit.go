@@ -43,6 +43,7 @@ type booksJSON struct {
 	Undecided   int    `json:"undecided"`
 	Older       int    `json:"older"`
 	Strangers   int    `json:"strangers"`
+	Retained    int    `json:"retained"`
 	Records     int    `json:"records"`
 	Differences int    `json:"differences"`
 	Error       string `json:"error,omitempty"` // why the sink is not compared whole
@@ -161,6 +162,7 @@ func (a *auditing) run(cmd *cobra.Command, signals <-chan os.Signal) error {
 	defer k.Close()
 	for _, name := range a.sinks {
 		one := part
+		one.Retained = slices.ContainsFunc(c.PipelineRules(), func(r pipeline.Rule) bool { return r.Sink == name && r.Action == pipeline.OnMessageRetain })
 		one.Log, one.Group, one.Plan = k.Log("restante.audit"), c.Kafka.WriterGroup(name), rules.ForSink(name)
 		b := booksJSON{Sink: name}
 		one.Found = func(d audit.Difference) error {
@@ -235,13 +237,16 @@ func (d differenceJSON) print(w io.Writer) {
 
 func (b *booksJSON) take(o audit.Books) {
 	b.Published, b.Stored, b.Acked, b.Expired, b.Refused, b.InFlight = o.Published, o.Stored, o.Acked, o.Expired, o.Refused, o.InFlight
-	b.Missing, b.Undecided, b.Older, b.Strangers, b.Records = o.Missing, o.Undecided, o.Older, o.Strangers, o.Records
+	b.Missing, b.Undecided, b.Older, b.Strangers, b.Retained, b.Records = o.Missing, o.Undecided, o.Older, o.Strangers, o.Retained, o.Records
 }
 
 func (a *audited) print(w io.Writer, limit int) {
 	for _, b := range a.Sinks {
 		fmt.Fprintf(w, "sink %s: %d published = %d stored + %d acknowledged + %d expired + %d in dead letters + %d in flight + %d undecided + %d missing",
 			b.Sink, b.Published, b.Stored, b.Acked, b.Expired, b.Refused, b.InFlight, b.Undecided, b.Missing)
+		if b.Retained > 0 {
+			fmt.Fprintf(w, "; %d retained messages", b.Retained)
+		}
 		if b.Older > 0 {
 			fmt.Fprintf(w, "; %d rows are older than the log", b.Older)
 		}

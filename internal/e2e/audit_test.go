@@ -17,6 +17,7 @@ import (
 	"github.com/restante/restante/internal/app"
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/mqtt/mqtttest"
 	"github.com/restante/restante/sinks"
 )
 
@@ -80,6 +81,7 @@ func TestAuditNamesWhatWasPlanted(t *testing.T) {
 	names := []string{"dynamo", "local", "wide"}
 	for _, s := range names {
 		w.offline(s)
+		w.rules += fmt.Sprintf("\n  - {on: message.publish, topic: \"r/#\", do: [on_message_retain, on_retain_delete], sink: %s}", s)
 	}
 	w.migrate()
 	look := lookCassandra(t, cassandra, w.name)
@@ -87,6 +89,15 @@ func TestAuditNamesWhatWasPlanted(t *testing.T) {
 	for i := range 4 {
 		for n := range 5 {
 			e2etest.Publish(t, w.broker, fmt.Sprintf("t/%d", i), fmt.Sprintf("message %d-%d", i, n))
+		}
+	}
+	c := e2etest.Dial(t, w.broker, "retains")
+	for _, m := range []mqtttest.Message{
+		{Topic: "r/1", Payload: []byte("before")}, {Topic: "r/1", Payload: []byte("after")}, {Topic: "r/2", Payload: []byte("gone")}, {Topic: "r/2"},
+	} {
+		m.QoS, m.Retain = 1, true
+		if err := c.Publish(t.Context(), m); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if code, found := w.audited(); code != 0 || len(found) > 0 { // while it is written
@@ -128,6 +139,7 @@ func TestAuditNamesWhatWasPlanted(t *testing.T) {
 	}
 	acked := slices.Sorted(maps.Keys(gone))[0]
 	var want []planted
+	var err error
 	for i, sink := range names {
 		s := w.store(sink)
 		lost, other, forged := messages[3*i], messages[3*i+1], messages[3*i+2]
@@ -138,6 +150,14 @@ func TestAuditNamesWhatWasPlanted(t *testing.T) {
 		want = append(want, planted{sink, "differs", other.ID.String()})
 		forged.ID = event.IDOf(forged.ID.Micros()+1, 99, uint16(i))
 		w.apply(s, sinks.PutMessage{Message: forged})
+		want = append(want, planted{sink, "unknown", forged.ID.String()})
+
+		forged.ID = event.IDOf(forged.ID.Micros()+1, 99, 100+uint16(i))
+		forged.Retain = true
+		if forged.Topic, err = event.ParseTopic("r/3"); err != nil {
+			t.Fatal(err)
+		}
+		w.apply(s, sinks.PutRetained{Message: forged})
 		want = append(want, planted{sink, "unknown", forged.ID.String()})
 
 		back := messages[0]

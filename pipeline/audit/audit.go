@@ -26,6 +26,8 @@ const (
 	Undeleted Kind = "undeleted"
 	// Unknown: the message is in the store and never was in the log, which reaches back far enough.
 	Unknown Kind = "unknown"
+	// Stale: the retained message in the store is older than one below the committed offset.
+	Stale Kind = "stale"
 	// Differs: the message in the store is not what was published.
 	Differs Kind = "differs"
 	// Unburied: a record below the committed offset is no event of ours, and is in no dead letter.
@@ -37,7 +39,7 @@ const (
 )
 
 // Kinds are all of them.
-var Kinds = []Kind{Missing, Undeleted, Unknown, Differs, Unburied, Skipped, Beyond}
+var Kinds = []Kind{Missing, Undeleted, Unknown, Stale, Differs, Unburied, Skipped, Beyond}
 
 // Difference is one thing that does not agree.
 type Difference struct {
@@ -65,6 +67,8 @@ type Books struct {
 	Older int
 	// Strangers are in the store and never were in the log: see [Unknown]. They are not among Published.
 	Strangers int
+	// Retained are the retained messages in the store. They are not among Published.
+	Retained int
 	// Records is how many records were read.
 	Records int
 }
@@ -81,6 +85,7 @@ func (b *Books) Add(o Books) {
 	b.Undecided += o.Undecided
 	b.Older += o.Older
 	b.Strangers += o.Strangers
+	b.Retained += o.Retained
 	b.Records += o.Records
 }
 
@@ -95,6 +100,8 @@ type Audit struct {
 	Group     string           // of the sink's writers
 	Plan      pipeline.Planner // of the sink
 	Store     sinks.Reader
+	// Retained says that rules of the sink store retained messages: they are compared too.
+	Retained bool
 	// Filter selects topics. Since and Until bound the times of the message ids: Since ≤ time < Until; zero = no bound.
 	Filter       event.Filter
 	Since, Until time.Time
@@ -107,6 +114,7 @@ type Audit struct {
 	committed map[int]int64
 	letters   letters
 	topics    map[int][]event.Topic // of the store, by partition
+	retained  map[int]map[event.Topic]sinks.Message
 }
 
 const (
@@ -135,6 +143,9 @@ func (a *Audit) Run(ctx context.Context) (Books, error) {
 	}
 	if a.topics, err = a.storedTopics(ctx); err != nil {
 		return all, fmt.Errorf("read the topics of the store: %w", err)
+	}
+	if a.retained, err = a.readRetained(ctx); err != nil {
+		return all, fmt.Errorf("read the retained messages of the store: %w", err)
 	}
 	if err := a.sessions(ctx); err != nil {
 		return all, fmt.Errorf("audit %s: %w", a.Topics.Sessions, err)
@@ -265,6 +276,7 @@ func (a *Audit) open(ctx context.Context, n int) (*book, error) {
 	}
 	b := &book{
 		a: a, tp: tp, span: span, from: span.First, committed: a.committed[n], entries: make(map[key]*entry), names: make(map[event.Topic]event.Topic),
+		retained: make(map[event.Topic]*kept), rows: a.retained[n],
 	}
 	if !a.Since.IsZero() {
 		err := a.again(ctx, func() (err error) {

@@ -164,6 +164,128 @@ func TestEachDifferenceIsNamed(t *testing.T) {
 	}
 }
 
+func TestRetainedMessagesAreCompared(t *testing.T) {
+	t.Parallel()
+	for sentence, plant := range map[string]func(w *world) []seen{
+		"the newest one is there": func(w *world) []seen {
+			w.retain("r/1", "first")
+			m, _ := w.retain("r/1", "second")
+			w.apply(m)
+			w.commit()
+			return nil
+		},
+		"a later one is on its way": func(w *world) []seen {
+			m, _ := w.retain("r/1", "first")
+			w.apply(m)
+			w.commit()
+			w.retain("r/1", "second")
+			return nil
+		},
+		"a later one is there before it is committed": func(w *world) []seen {
+			w.retain("r/1", "first")
+			w.commit()
+			m, _ := w.retain("r/1", "second")
+			w.apply(m)
+			return nil
+		},
+		"it was removed before that is committed": func(w *world) []seen {
+			w.retain("r/1", "first")
+			w.commit()
+			w.retain("r/1", "")
+			return nil
+		},
+		"it is missing": func(w *world) []seen {
+			m, at := w.retain("r/1", "first")
+			w.commit()
+			return []seen{{audit.Missing, m.ID, at}}
+		},
+		"it is missing, and stands before its removal in the log": func(w *world) []seen {
+			w.retain("r/1", "first")
+			w.retain("r/1", "")
+			w.commit()
+			return nil
+		},
+		"it is an older one": func(w *world) []seen {
+			m, _ := w.retain("r/1", "first")
+			_, at := w.retain("r/1", "second")
+			w.commit()
+			w.apply(m)
+			return []seen{{audit.Stale, m.ID, at}}
+		},
+		"it was removed": func(w *world) []seen {
+			m, _ := w.retain("r/1", "first")
+			_, at := w.retain("r/1", "")
+			w.commit()
+			w.apply(m)
+			return []seen{{audit.Undeleted, m.ID, at}}
+		},
+		"it is in the dead letters": func(w *world) []seen {
+			_, at := w.retain("r/1", "first")
+			w.bury("r/1", at)
+			w.commit()
+			return nil
+		},
+		"it has expired": func(w *world) []seen {
+			w.retain("r/1", "first")
+			w.commit()
+			time.Sleep(ttl)
+			return nil
+		},
+		"it is of nowhere": func(w *world) []seen {
+			m := w.message("r/1", "forged")
+			m.Retain = true
+			w.apply(m)
+			return []seen{{audit.Unknown, m.ID, -1}}
+		},
+		"it is older than the log": func(w *world) []seen {
+			m, _ := w.retain("r/1", "first")
+			w.apply(m)
+			time.Sleep(time.Hour)
+			w.retain("r/1", "refused")
+			w.bury("r/1", 1)
+			w.commit()
+			w.cluster.Retain(part("r/1"), 1)
+			return nil
+		},
+		"it was removed in the same moment": func(w *world) []seen {
+			m, _ := w.retain("r/1", "first")
+			m.ID, m.Payload = event.IDOf(m.ID.Micros(), 0, 1), nil
+			w.append(m)
+			w.commit()
+			return nil
+		},
+		"it is repeated, and may have been removed before the log's beginning": func(w *world) []seen {
+			m, _ := w.retain("r/1", "first")
+			w.retain("r/1", "")
+			time.Sleep(time.Hour)
+			w.append(m)
+			w.commit()
+			w.cluster.Retain(part("r/1"), 2)
+			return nil
+		},
+		"it is another's": func(w *world) []seen {
+			m, at := w.retain("r/1", "published")
+			w.commit()
+			m.Payload = []byte("stored")
+			w.apply(m)
+			return []seen{{audit.Differs, m.ID, at}}
+		},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				want := plant(w)
+				_, found := w.audit(nil)
+				w.same(sentence, want, found)
+				if _, found = w.audit(func(a *audit.Audit) { a.Retained = false }); len(found) > 0 {
+					t.Errorf("without rules for them: %v", found)
+				}
+			})
+		})
+	}
+}
+
 // What lies before the log's beginning is not judged.
 func TestALogThatWasCutSaysNothingOfWhatWasBefore(t *testing.T) {
 	t.Parallel()

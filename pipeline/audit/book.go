@@ -26,7 +26,10 @@ type book struct {
 	begins  time.Time
 	entries map[key]*entry
 	names   map[event.Topic]event.Topic
-	sum     Books
+	// retained is what the log says of the topics' retained messages, rows are those in the store.
+	retained map[event.Topic]*kept
+	rows     map[event.Topic]sinks.Message
+	sum      Books
 }
 
 // key names a message.
@@ -125,7 +128,13 @@ func (b *book) take(r pipeline.Record) error {
 	}
 	switch e := e.(type) {
 	case event.Published:
-		if b.a.Filter.Match(e.Topic) && b.a.within(e.ID) {
+		if !b.a.Filter.Match(e.Topic) {
+			return nil
+		}
+		if b.a.Retained && e.Retain {
+			b.retain(r, e)
+		}
+		if b.a.within(e.ID) {
 			b.publish(r, e)
 		}
 	case event.Acked:
@@ -248,7 +257,7 @@ func (b *book) judge() error {
 			return err
 		}
 	}
-	return nil
+	return b.judgeRetained(now)
 }
 
 // present judges a message that is in the store.

@@ -97,6 +97,7 @@ func TestARunningPipelineHasNoDifferencesAndPlantedOnesAreFound(t *testing.T) {
 				var published []event.Published
 				acked := map[event.ID]int64{}
 				offsets := map[event.ID]int64{}
+				retained := map[string][]event.Published{}
 				over := make(chan struct{})
 				go func() { // ends by itself
 					defer close(over)
@@ -117,6 +118,10 @@ func TestARunningPipelineHasNoDifferencesAndPlantedOnesAreFound(t *testing.T) {
 							}
 						case n == 15:
 							w.append(published[rnd.IntN(len(published))])
+						case n == 16:
+							to := fmt.Sprintf("r/%d", rnd.IntN(5))
+							m, at := w.retain(to, []string{"", "on", "off"}[rnd.IntN(3)])
+							retained[to], offsets[m.ID] = append(retained[to], m), at
 						default:
 							time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
 						}
@@ -154,6 +159,32 @@ func TestARunningPipelineHasNoDifferencesAndPlantedOnesAreFound(t *testing.T) {
 						continue
 					}
 					if err := damaged.Apply(t.Context(), w.rules.ForSink("s")(m).Ops); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for to, all := range retained {
+					last, first := all[len(all)-1], all[0]
+					gone := len(last.Payload) == 0
+					switch n := rnd.IntN(4); {
+					case n == 0 && !gone: // not restored
+						want = append(want, seen{audit.Missing, last.ID, offsets[last.ID]})
+						continue
+					case n == 1 && len(first.Payload) > 0 && first.ID != last.ID: // as it was before
+						kind := audit.Stale
+						if gone {
+							kind = audit.Undeleted
+						}
+						want = append(want, seen{kind, first.ID, offsets[last.ID]})
+						last = first
+					case n == 2 && !gone:
+						last.Payload = []byte("another")
+						want = append(want, seen{audit.Differs, last.ID, offsets[last.ID]})
+					case n == 3:
+						last = w.message(to, "forged")
+						last.Retain = true
+						want = append(want, seen{audit.Unknown, last.ID, -1})
+					}
+					if err := damaged.Apply(t.Context(), w.rules.ForSink("s")(last).Ops); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -51,6 +51,9 @@ func newWorld(t *testing.T) *world {
 	var all []pipeline.Rule
 	all = append(all, pipeline.Rule{Action: pipeline.SaveOfflineMessages, Topic: filter(t, "t/#"), Sink: "s", TTL: ttl, Wildcards: &yes}.Expand()...)
 	all = append(all, pipeline.Rule{Hook: pipeline.MessagePublish, Action: pipeline.OnMessageStore, Topic: filter(t, "h/#"), Sink: "s"})
+	for _, a := range []pipeline.Action{pipeline.OnMessageRetain, pipeline.OnRetainDelete} {
+		all = append(all, pipeline.Rule{Hook: pipeline.MessagePublish, Action: a, Topic: filter(t, "r/#"), Sink: "s", TTL: ttl})
+	}
 	rules, err := pipeline.Compile(all)
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +104,16 @@ func (w *world) message(to, payload string) event.Published {
 func (w *world) publish(to, payload string) (event.Published, int64) {
 	w.t.Helper()
 	m := w.message(to, payload)
+	at := w.cluster.Span(part(to)).End
+	w.append(m)
+	return m, at
+}
+
+// retain puts a retained message into the log, one that removes it when the payload is empty.
+func (w *world) retain(to, payload string) (event.Published, int64) {
+	w.t.Helper()
+	m := w.message(to, payload)
+	m.Retain = true
 	at := w.cluster.Span(part(to)).End
 	w.append(m)
 	return m, at
@@ -167,7 +180,7 @@ func (w *world) audit(change func(*audit.Audit)) (audit.Books, []audit.Differenc
 	var found []audit.Difference
 	a := &audit.Audit{
 		Log: w.cluster.Client().Log(), Topics: topics, Parts: parts, SessionParts: 1, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
-		Store: slow{w.store, 0}, Filter: filter(w.t, "#"), Now: time.Now, Patience: time.Minute,
+		Store: slow{w.store, 0}, Retained: true, Filter: filter(w.t, "#"), Now: time.Now, Patience: time.Minute,
 		Found: func(d audit.Difference) error {
 			found = append(found, d)
 			return nil
