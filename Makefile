@@ -8,10 +8,11 @@ BENCH    ?= .
 # Servers that are stopped under load tell little beside all the other tests, so these run before them.
 OUTAGES   = RESTANTE_OUTAGES=1 $(GO) test -race -count=1 -p=1 -timeout $(if $(RESTANTE_SOAK),2h,12m)
 STORES    = -run "StoreThatIsAway|SinkThatIsDown" ./internal/e2e/
+CHAOS     = -run Chaos ./internal/e2e/
 LEADERS   = -run "LeaderThatDies|OutlivesItsLeader|KafkaHangs" ./internal/e2e/ ./internal/stack/
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race outages servers vet lint fmt proto vuln fuzz bench soak check
+.PHONY: help build test race outages chaos servers vet lint fmt proto vuln fuzz bench soak check
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,13 +23,16 @@ build: ## Build the commands into bin/.
 test: ## Run every test once, with the race detector, in a random order; before them the simulations in full, and the stores' outages.
 	$(GO) test ./internal/sim
 	$(GO) test -run "WildcardReads|RandomHistories" ./pipeline
-	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) $(STORES) && $(GO) test -race -shuffle=on -timeout 20m ./...'
+	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) $(STORES) && $(OUTAGES) $(CHAOS) && $(GO) test -race -shuffle=on -timeout 20m ./...'
 
 race: ## Hunt for races: run every test three times over, each time in another order.
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
 
 outages: ## Stop stores, Kafka and its leaders under load for 10 s each; RESTANTE_SOAK=1 for long. Needs a quiet machine.
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) -v -parallel=1 $(STORES) && $(OUTAGES) -v -parallel=1 $(LEADERS)'
+
+chaos: ## Kill, freeze and cut off processes and servers for RESTANTE_CHAOS (30m) beside each store, by RESTANTE_CHAOS_SEED, and balance the books.
+	RESTANTE_CHAOS=$${RESTANTE_CHAOS:-30m} RESTANTE_OUTAGES=1 RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -count=1 -v -timeout 4h $(CHAOS)
 
 servers: ## Start Kafka, Cassandra and DynamoDB Local for work by hand; Ctrl-C stops them.
 	@$(SERVERS)
