@@ -333,6 +333,10 @@ func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {
 	}
 	out := Outgo{Message: m, QoS: min(m.QoS, j.replay.QoS), Remaining: remaining, Confirm: j.replay.Once}
 	for attempt := 1; ; attempt++ {
+		if err := j.o.current(ctx); err != nil {
+			j.c.giveUp(m.ID, f)
+			return err
+		}
 		o, err := r.Publisher.Publish(ctx, j.c.id, out)
 		switch {
 		case err == nil && o.NoSubscriber:

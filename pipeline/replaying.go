@@ -111,6 +111,7 @@ type owner struct {
 	ctx       context.Context            //nolint:containedctx // the keepers' own: they begin when they are needed, and end with the generation
 
 	mu     sync.Mutex
+	heard  time.Time                  // when the partition's events were read last
 	broken error                      // what ends the process
 	open   map[int64]int              // offsets of events whose replays are not finished, with how many
 	low    []Record                   // the records of open, ascending; finished ones may stand in it
@@ -135,6 +136,7 @@ func (o *owner) loop(ctx, hard context.Context) error {
 			stream, err = o.r.Reader.Open(ctx, o.tp, o.next)
 		}
 		var recs []Record
+		asked := time.Now() // the answer may have lain there since, when this process stood still
 		if err == nil {
 			const limit, wait = 1000, 250 * time.Millisecond
 			recs, err = stream.Fetch(ctx, limit, wait)
@@ -163,6 +165,9 @@ func (o *owner) loop(ctx, hard context.Context) error {
 		}
 		if o.launch(); err != nil {
 			return err
+		}
+		if stream != nil { // the fetch gave an answer
+			o.hears(asked)
 		}
 		if err := o.tick(ctx, hard); err != nil {
 			return err
@@ -196,11 +201,36 @@ func (o *owner) stand(ctx, hard context.Context, reason string, cause error) err
 	g.Inc()
 	defer g.Dec()
 	for Sleep(ctx, time.Second) == nil {
+		o.hears(time.Now()) // all that there will be
 		if err := o.tick(ctx, hard); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hears notes that the events of the partition are known that were there at a time.
+func (o *owner) hears(at time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.heard = at
+}
+
+// current waits while the events of the partition have not been read for a while, as after a process stood still: the client may have
+// gone and come again, and would get what a replay of before sends on ahead of its own.
+func (o *owner) current(ctx context.Context) error {
+	const lately, pause = 2 * time.Second, 20 * time.Millisecond
+	for {
+		o.mu.Lock()
+		ago := time.Since(o.heard)
+		o.mu.Unlock()
+		if ago <= lately {
+			return nil
+		}
+		if err := Sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
 }
 
 // tick commits about once a second and forgets clients that have been idle for long.

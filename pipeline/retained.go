@@ -239,6 +239,9 @@ func (l *retainedLookup) publish(ctx context.Context, out Outgo) error {
 		return err
 	}
 	for attempt := 1; ; attempt++ {
+		if err := l.o.current(ctx); err != nil {
+			return err
+		}
 		pctx, cancel := context.WithTimeoutCause(ctx, r.Limits.AckTimeout, errNotAcking)
 		o, err := r.Publisher.Publish(pctx, l.c.id, out)
 		stuck := errors.Is(context.Cause(pctx), errNotAcking)
