@@ -159,7 +159,7 @@ func TestASegmentOfALaterVersionIsLeftAlone(t *testing.T) {
 	}
 	h.version++
 	d.put(name, h.append(nil))
-	if _, err := openQueue(d, 1<<20, slog.New(slog.DiscardHandler), NewMetrics(nil), func(string) error { return nil }); err == nil || !strings.Contains(err.Error(), "version 2") {
+	if _, err := openQueue(d, 1<<20, pipeline.DefaultBackoff, slog.New(slog.DiscardHandler), NewMetrics(nil), func(string) error { return nil }); err == nil || !strings.Contains(err.Error(), "version 2") {
 		t.Errorf("open: %v, want a word on version 2", err)
 	}
 	if len(d.names(segmentExt)) != 1 {

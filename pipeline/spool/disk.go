@@ -7,18 +7,19 @@ import (
 	"path/filepath"
 )
 
-// disk is one directory. Names are those of files in it; "." is the directory itself.
-type disk interface {
+// Disk is one directory, as a [Producer] uses it. Names are those of files in it; "." is the directory itself. Its errors are those of
+// package os: what is not there is fs.ErrNotExist, what is there already fs.ErrExist. It is safe for concurrent use.
+type Disk interface {
 	// Open is os.OpenFile.
-	Open(name string, flag int) (file, error)
+	Open(name string, flag int) (File, error)
 	// List returns the names of all files.
 	List() ([]string, error)
 	Remove(name string) error
 	Rename(from, to string) error
 }
 
-// file is an open file.
-type file interface {
+// File is an open file of a [Disk]. One goroutine writes it.
+type File interface {
 	io.Writer
 	io.ReaderAt
 	io.Closer
@@ -33,7 +34,7 @@ type folder string
 
 func (d folder) path(name string) string { return filepath.Join(string(d), name) }
 
-func (d folder) Open(name string, flag int) (file, error) {
+func (d folder) Open(name string, flag int) (File, error) {
 	f, err := os.OpenFile(d.path(name), flag, 0o600)
 	if err != nil {
 		return nil, err
@@ -67,7 +68,7 @@ func (f osFile) Size() (int64, error) {
 }
 
 // read returns what stands in the file between the two places; to < 0 is its end.
-func read(d disk, name string, from, to int64) (b []byte, err error) {
+func read(d Disk, name string, from, to int64) (b []byte, err error) {
 	f, err := d.Open(name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
@@ -86,7 +87,7 @@ func read(d disk, name string, from, to int64) (b []byte, err error) {
 }
 
 // write makes or replaces a file; it is durable with the next syncDir.
-func write(d disk, name string, b []byte) error {
+func write(d Disk, name string, b []byte) error {
 	f, err := d.Open(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY)
 	if err != nil {
 		return err
@@ -102,7 +103,7 @@ func write(d disk, name string, b []byte) error {
 }
 
 // syncDir makes the names of new files durable.
-func syncDir(d disk) error {
+func syncDir(d Disk) error {
 	f, err := d.Open(".", os.O_RDONLY)
 	if err != nil {
 		return err

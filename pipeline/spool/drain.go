@@ -223,7 +223,7 @@ func (p *Producer) send(ctx context.Context, f fetched) (pipeline.Receipt, error
 		p.queue.complain("append", func() {
 			p.cfg.Log.WarnContext(ctx, "record of the spool not appended, will retry", "topic", o.Topic, "err", err)
 		})
-		if err := pipeline.Sleep(ctx, pipeline.DefaultBackoff.Delay(attempt)); err != nil {
+		if err := pipeline.Sleep(ctx, p.cfg.Backoff.Delay(attempt)); err != nil {
 			return nil, err
 		}
 	}
@@ -319,7 +319,7 @@ func (p *Producer) bury(ctx, hard context.Context, s *sending, cause error) erro
 		p.queue.complain("reject", func() {
 			p.cfg.Log.ErrorContext(ctx, "refused record not kept aside, will retry", "file", name, "err", err)
 		})
-		if pipeline.Sleep(ctx, pipeline.DefaultBackoff.Delay(attempt)) != nil {
+		if pipeline.Sleep(ctx, p.cfg.Backoff.Delay(attempt)) != nil {
 			return errors.Join(context.Cause(ctx), err)
 		}
 	}

@@ -73,7 +73,7 @@ func (m *memory) ask(call string) error {
 	return nil
 }
 
-func (m *memory) Open(name string, flag int) (file, error) {
+func (m *memory) Open(name string, flag int) (File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.ask("open"); err != nil {

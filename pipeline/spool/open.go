@@ -14,10 +14,10 @@ import (
 )
 
 // openQueue opens the log in a directory, or begins one. check refuses records that could not go anywhere.
-func openQueue(d disk, size int64, log *slog.Logger, m *Metrics, check func(topic string) error) (*queue, error) {
+func openQueue(d Disk, size int64, b pipeline.Backoff, log *slog.Logger, m *Metrics, check func(topic string) error) (*queue, error) {
 	const largest, share = 16 << 20, 4 // so that room comes back long before everything is drained
 	q := &queue{
-		disk: d, room: room{limit: size}, segment: min(largest, size/share), backoff: pipeline.DefaultBackoff, log: log, metrics: m,
+		disk: d, room: room{limit: size}, segment: min(largest, size/share), backoff: b, log: log, metrics: m,
 		closing: make(chan struct{}), stopped: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}),
 		said: make(map[string]time.Time),
 	}

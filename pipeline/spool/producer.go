@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -17,29 +16,6 @@ import (
 // ErrSpooling is what becomes of an alias (mqtt.message.replayed) while events go to the disk: it must be in the log before the ack
 // that it explains, and so it is never answered from the spool. It may be sent again later.
 var ErrSpooling = errors.New("kafka is away: an alias is not taken into the spool")
-
-// Config is what a [Producer] needs.
-type Config struct {
-	// Dir is the directory; it is made when it is not there, for this user only. One process uses it at a time.
-	Dir string
-	// Size is how many bytes the spool may take. When it is full, Append waits.
-	Size int64
-	// After is how long a record may wait for Kafka before the spool begins.
-	After time.Duration
-	// Inner appends to Kafka. It is closed with the spool.
-	Inner pipeline.Producer
-	// Topics are the names in Kafka.
-	Topics pipeline.Topics
-	// Ready is closed when Kafka is known to be as it must be; until then everything goes to the disk, and nothing is drained. Nil says
-	// that it is.
-	Ready <-chan struct{}
-	// Changed is told when the spool begins (with the reason) and ends (""); nil tells nobody.
-	Changed func(spooling string)
-	// Now is the clock that records are stamped by which have waited for long.
-	Now     func() time.Time
-	Metrics *Metrics
-	Log     *slog.Logger
-}
 
 // Producer is a [pipeline.Producer] that keeps on disk what Kafka does not take. A receipt's nil means: in Kafka, or synced to disk.
 type Producer struct {
@@ -85,6 +61,13 @@ const (
 // Open takes the directory and what is in it. Faults that waiting does not heal are fatal: the directory is another process's, or holds
 // what this program cannot read, or records of topics that are not configured.
 func Open(cfg Config) (*Producer, error) {
+	if cfg.Disk != nil {
+		p, err := open(cfg, cfg.Disk)
+		if err != nil {
+			return nil, fault.Fatal(err)
+		}
+		return p, nil
+	}
 	const lockFile = "spool.lock"
 	unlock, err := dirlock.Lock(cfg.Dir, lockFile)
 	if _, ok := errors.AsType[*dirlock.InUseError](err); ok {
@@ -102,14 +85,17 @@ func Open(cfg Config) (*Producer, error) {
 	return p, nil
 }
 
-func open(cfg Config, d disk) (*Producer, error) {
+func open(cfg Config, d Disk) (*Producer, error) {
+	if cfg.Backoff.First == 0 {
+		cfg.Backoff = pipeline.DefaultBackoff
+	}
 	known := func(topic string) error {
 		if topic == cfg.Topics.Messages || topic == cfg.Topics.Sessions || topic == cfg.Topics.Dead {
 			return nil
 		}
 		return fmt.Errorf("it holds records of topic %s, which is not configured: configure it again until the spool is empty, or move the spool away", topic)
 	}
-	q, err := openQueue(d, cfg.Size, cfg.Log, cfg.Metrics, known)
+	q, err := openQueue(d, cfg.Size, cfg.Backoff, cfg.Log, cfg.Metrics, known)
 	if err != nil {
 		return nil, err
 	}

@@ -49,13 +49,13 @@ type segment struct {
 	last   uint64 // the seq of its last durable record
 	size   int64  // its durable bytes
 	held   int64  // what is given back to the room with it
-	file   file   // nil when it is written no more
+	file   File   // nil when it is written no more
 }
 
 // queue is a log on disk from which the oldest records are taken off. Records are pushed by many and fetched by one; one goroutine,
 // [queue.keep], owns what is written.
 type queue struct {
-	disk    disk
+	disk    Disk
 	room    room
 	segment int64 // bytes after which a new segment begins
 	backoff pipeline.Backoff

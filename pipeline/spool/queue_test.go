@@ -25,10 +25,10 @@ type opened struct {
 	log *text
 }
 
-func openOn(t *testing.T, d disk) *opened {
+func openOn(t *testing.T, d Disk) *opened {
 	t.Helper()
 	log := &text{}
-	q, err := openQueue(d, 1<<20, slog.New(slog.NewTextHandler(log, nil)), NewMetrics(nil), func(string) error { return nil })
+	q, err := openQueue(d, 1<<20, pipeline.DefaultBackoff, slog.New(slog.NewTextHandler(log, nil)), NewMetrics(nil), func(string) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
