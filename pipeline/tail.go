@@ -89,11 +89,11 @@ func (t *Tail) View(ctx context.Context, f event.Filter) (*View, error) {
 	a := &ask{filter: f, done: make(chan struct{})}
 	t.mu.Lock()
 	t.waiting = append(t.waiting, a)
-	t.mu.Unlock()
 	select {
 	case t.wake <- struct{}{}:
 	default:
 	}
+	t.mu.Unlock()
 	select {
 	case <-a.done:
 		return a.view, a.err
@@ -123,14 +123,18 @@ func (t *Tail) Run(ctx context.Context) error {
 		if Sleep(ctx, max(t.Pause-time.Since(last), together)) != nil {
 			return nil
 		}
-		last = time.Now()
 		t.mu.Lock()
 		asks := t.waiting
 		t.waiting = nil
+		select {
+		case <-t.wake: // of those that have come since: they are served now
+		default:
+		}
 		t.mu.Unlock()
 		if len(asks) == 0 {
-			continue
+			continue // they have gone, and nothing has been read
 		}
+		last = time.Now()
 		seen, err := t.round(ctx, t.partsOf(asks))
 		for _, a := range asks {
 			if a.err = err; err == nil {
