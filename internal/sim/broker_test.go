@@ -1,59 +1,52 @@
 package sim
 
 import (
-	"context"
 	"fmt"
 	"hash/fnv"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/restante/restante/event"
-	"github.com/restante/restante/pipeline"
 )
 
-// broker is an MQTT broker with its clients. It hands its events to ingest in order, and again after an ingest has died before
-// it acknowledged them. A message goes to the subscribers that are online when it is durable.
+// broker is an MQTT broker of two nodes, with its clients. It hands its events to ingest in order, and again after an ingest has died
+// before it acknowledged them. A message goes to the subscribers that are online, when it is durable (class S) or at once (class A).
 type broker struct {
 	w        *world
 	mu       sync.Mutex
 	sessions map[event.ClientID]*session
 	boxes    []*box // of the ingests
-	lastID   int64
+	nodes    [2]node
+	replayed int // replays that came back as publishes
+}
+
+// node is a part of the broker with a clock of its own.
+type node struct {
+	name   string
+	number uint64
+	lastID int64
 }
 
 type session struct {
 	id        event.ClientID
 	online    bool
 	conn      int
-	since     time.Time
-	subs      map[string]event.Filter
+	since     time.Time // by the node's clock
+	subs      map[string]granted
 	deliverys map[event.ID]int
+	acksAt    time.Time // of the last pub/sub message: it acknowledges those in order
 }
 
-// box holds the events for one ingest.
-type box struct {
-	queue []*letter // not acknowledged
-	more  chan struct{}
-}
-
-type letter struct {
-	e      event.Event
-	handed *incarnation
-	// answered is closed when the broker has its answer, for who waits for it; nil = nobody does. One that is late counts for nothing.
-	answered chan struct{}
-	late     bool
-}
-
-func (b *box) put(e event.Event) {
-	b.queue = append(b.queue, &letter{e: e})
-	close(b.more)
-	b.more = make(chan struct{})
+type granted struct {
+	filter event.Filter
+	qos    event.QoS
 }
 
 func newBroker(w *world) *broker {
-	b := &broker{w: w, sessions: make(map[event.ClientID]*session)}
+	b := &broker{w: w, sessions: make(map[event.ClientID]*session), nodes: [2]node{{name: "node0", number: 9}, {name: "node1", number: 10}}}
 	for range w.plan.ingests {
 		b.boxes = append(b.boxes, &box{more: make(chan struct{})})
 	}
@@ -63,67 +56,136 @@ func newBroker(w *world) *broker {
 func (b *broker) session(id event.ClientID) *session {
 	s := b.sessions[id]
 	if s == nil {
-		s = &session{id: id, subs: make(map[string]event.Filter), deliverys: make(map[event.ID]int)}
+		s = &session{id: id, subs: make(map[string]granted), deliverys: make(map[event.ID]int)}
 		b.sessions[id] = s
 	}
 	return s
 }
 
-func (b *broker) box(c event.ClientID) *box {
+func hashOf(s string) int {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(c))
-	return b.boxes[int(h.Sum32())%len(b.boxes)]
+	_, _ = h.Write([]byte(s))
+	return int(h.Sum32())
 }
 
-func (b *broker) head() event.Head {
-	return event.Head{Source: "restante/sim", At: time.Now().Truncate(time.Millisecond)}
+func (b *broker) box(c event.ClientID) *box { return b.boxes[hashOf(string(c))%len(b.boxes)] }
+
+// node is where a client is connected.
+func (b *broker) node(c event.ClientID) *node { return &b.nodes[hashOf("n"+string(c))%len(b.nodes)] }
+
+func (b *broker) head(c event.ClientID) event.Head {
+	return event.Head{Source: "restante/sim", At: b.w.clock(b.node(c).name).Truncate(time.Millisecond)}
 }
 
-// publish takes a message of a client.
-func (b *broker) publish(from event.ClientID, topic string, payload []byte, qos event.QoS) {
+// mint makes a message id: a node's ids ascend, whatever its clock does.
+func (b *broker) mint(n *node) event.ID {
+	n.lastID = max(b.w.clock(n.name).UnixMicro(), n.lastID+1)
+	return event.IDOf(n.lastID, n.number, 1)
+}
+
+// publish takes a message of a client. e says what it is; the broker adds what it gives it.
+func (b *broker) publish(e event.Published) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.lastID = max(time.Now().UnixMicro(), b.lastID+1)
-	e := event.Published{Head: b.head(), Topic: mustTopic(topic), Sender: from, QoS: qos, Payload: payload}
-	e.ID = event.IDOf(b.lastID, 9, 1)
+	e.Head = b.head(e.Sender)
+	e.ID = b.mint(b.node(e.Sender))
+	if x := b.w.chance(fmt.Sprint("expiry", e.ID)); x < b.w.plan.expires && !isRetained(e.Topic) {
+		e.Expiry = time.Second + time.Duration(x/b.w.plan.expires*15)*time.Second
+	}
 	b.w.hist.published(e)
-	b.box(from).put(e)
+	b.box(e.Sender).put(e)
+	if b.w.plan.async {
+		b.spread(e)
+	}
+}
+
+// spread gives a message to the subscribers that are online.
+func (b *broker) spread(e event.Published) {
+	for _, c := range slices.Sorted(maps.Keys(b.sessions)) {
+		s := b.sessions[c]
+		qos, ok := s.wants(e.Topic)
+		if !ok || !s.online {
+			continue
+		}
+		if b.w.chance(fmt.Sprint("drop", c, e.ID)) < b.w.plan.drops {
+			b.w.hist.note("%s does not get %s: its queue is full", c, b.w.hist.name(e.ID))
+			b.box(c).put(event.Dropped{Head: b.head(c), Topic: e.Topic, Client: c, Message: e.ID, Reason: "queue_full"})
+			continue
+		}
+		b.deliver(s, handing{id: e.ID, topic: e.Topic, qos: min(qos, e.QoS)})
+	}
 }
 
 func (b *broker) connect(c event.ClientID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.session(c)
-	if s.online {
-		return
+	if s := b.session(c); !s.online {
+		b.box(c).put(b.begin(s))
 	}
-	s.online, s.since = true, time.Now()
+}
+
+// begin begins a connection, with a new session.
+func (b *broker) begin(s *session) event.Connected {
+	head := b.head(s.id)
+	s.online, s.since, s.acksAt = true, head.At, time.Time{}
 	s.conn++
-	b.w.hist.note("%s connects (%d)", c, s.conn)
-	b.box(c).put(event.Connected{Head: b.head(), Client: c, ConnectedAt: s.since.Truncate(time.Millisecond), CleanStart: event.Yes, SessionPresent: event.No, ExpiryInterval: -1, Node: "n"})
+	b.w.hist.note("%s connects (%d)", s.id, s.conn)
+	conn := s.conn
+	for i, f := range b.w.plan.also[s.id] {
+		d := time.Duration(b.w.chance(fmt.Sprint("also", s.id, conn, f)) * float64(200*time.Millisecond))
+		b.w.later(d+time.Duration(i), func() {
+			if s.conn == conn {
+				b.subscribe(s.id, f, 1)
+			}
+		})
+	}
+	return event.Connected{Head: head, Client: s.id, ConnectedAt: s.since, CleanStart: event.Yes, SessionPresent: event.No, ExpiryInterval: -1, Node: b.node(s.id).name}
 }
 
 func (b *broker) disconnect(c event.ClientID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.session(c); s.online {
+		b.box(c).put(b.end(s, "normal"))
+	}
+}
+
+// end ends a connection, and its session.
+func (b *broker) end(s *session, reason string) event.Disconnected {
+	s.online = false
+	b.w.hist.note("%s disconnects (%d): %s", s.id, s.conn, reason)
+	for _, f := range slices.Sorted(maps.Keys(s.subs)) {
+		b.w.hist.unsubscribed(s.id, f, false)
+	}
+	clear(s.subs)
+	head := b.head(s.id)
+	e := event.Disconnected{Head: head, Client: s.id, Reason: reason, DisconnectedAt: head.At}
+	if b.w.plan.connectedAt {
+		e.ConnectedAt = s.since
+	}
+	return e
+}
+
+// takeOver is a second connection of a client that is online. Which of the two events comes first is the broker's affair.
+func (b *broker) takeOver(c event.ClientID, oldFirst bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.session(c)
 	if !s.online {
 		return
 	}
-	s.online = false
-	b.w.hist.note("%s disconnects (%d)", c, s.conn)
-	for _, f := range slices.Sorted(maps.Keys(s.subs)) {
-		b.w.hist.unsubscribed(c, f)
+	old := b.end(s, "takenover")
+	up := b.begin(s)
+	if oldFirst {
+		b.box(c).put(old)
+		b.box(c).put(up)
+		return
 	}
-	clear(s.subs)
-	e := event.Disconnected{Head: b.head(), Client: c, Reason: "normal", DisconnectedAt: b.head().At}
-	if b.w.plan.connectedAt {
-		e.ConnectedAt = s.since.Truncate(time.Millisecond)
-	}
-	b.box(c).put(e)
+	b.box(c).put(up)
+	b.box(c).put(old)
 }
 
-func (b *broker) subscribe(c event.ClientID, filter string) {
+func (b *broker) subscribe(c event.ClientID, filter string, qos event.QoS) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.session(c)
@@ -131,9 +193,9 @@ func (b *broker) subscribe(c event.ClientID, filter string) {
 		return
 	}
 	f := mustFilter(filter)
-	s.subs[filter] = f
-	b.w.hist.subscribed(c, s.conn, f)
-	b.box(c).put(event.Subscribed{Head: b.head(), Client: c, Filter: f, QoS: 1, New: event.Unknown})
+	s.subs[filter] = granted{f, qos}
+	b.w.hist.subscribed(c, s.conn, f, qos)
+	b.box(c).put(event.Subscribed{Head: b.head(c), Client: c, Filter: f, QoS: qos, New: event.Unknown})
 }
 
 func (b *broker) unsubscribe(c event.ClientID, filter string) {
@@ -145,194 +207,91 @@ func (b *broker) unsubscribe(c event.ClientID, filter string) {
 	}
 	delete(s.subs, filter)
 	b.w.hist.note("%s unsubscribes %s", c, filter)
-	b.w.hist.unsubscribed(c, filter)
-	b.box(c).put(event.Unsubscribed{Head: b.head(), Client: c, Filter: mustFilter(filter)})
+	b.w.hist.unsubscribed(c, filter, true)
+	b.box(c).put(event.Unsubscribed{Head: b.head(c), Client: c, Filter: mustFilter(filter)})
 }
 
-func (s *session) wants(t event.Topic) bool {
-	for _, f := range s.subs {
-		if f.Match(t) {
-			return true
+// wants says at which QoS a session gets a topic.
+func (s *session) wants(t event.Topic) (qos event.QoS, ok bool) {
+	for _, g := range s.subs {
+		if g.filter.Match(t) {
+			qos, ok = max(qos, g.qos), true
 		}
 	}
-	return false
+	return qos, ok
 }
 
+// handing is one delivery.
+type handing struct {
+	id      event.ID // the original one
+	topic   event.Topic
+	qos     event.QoS
+	replay  bool
+	renamed event.ID // by which the broker knows a replay, zero = by the original
+}
+
+func isPubsub(t event.Topic) bool   { return strings.HasPrefix(t.String(), "p/") }
+func isRetained(t event.Topic) bool { return strings.HasPrefix(t.String(), "r/") }
+
 // deliver gives a message to a client, which acknowledges it after a while, or not at all the first time. The ack of a replay that
-// the broker has renamed names that id.
-func (b *broker) deliver(s *session, id event.ID, topic event.Topic, replay bool, renamed event.ID) {
-	s.deliverys[id]++
-	b.w.hist.delivered(s.id, s.conn, id, replay)
-	r := b.w.chance(fmt.Sprint("ack", s.id, id, s.deliverys[id]))
-	if s.deliverys[id] == 1 && r < b.w.plan.withheld {
+// the broker has renamed names that id. Messages of pub/sub are acknowledged in order, some of them late.
+func (b *broker) deliver(s *session, d handing) {
+	s.deliverys[d.id]++
+	b.w.hist.delivered(s.id, s.conn, d)
+	r := b.w.chance(fmt.Sprint("ack", s.id, d.id, s.deliverys[d.id]))
+	wait := time.Duration(r * float64(b.w.plan.ackDelay))
+	switch first := s.deliverys[d.id] == 1; {
+	case d.qos == 0, !b.w.plan.tells:
+		return
+	case isPubsub(d.topic):
+		if first && r < b.w.plan.withheld {
+			wait += 700 * time.Millisecond
+		}
+		at := time.Now().Add(wait)
+		if !at.After(s.acksAt) {
+			at = s.acksAt.Add(time.Microsecond)
+		}
+		s.acksAt, wait = at, time.Until(at)
+	case first && r < b.w.plan.withheld:
 		return
 	}
 	conn := s.conn
-	b.w.later(time.Duration(r*float64(b.w.plan.ackDelay)), func() {
+	b.w.later(wait, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if s.online && s.conn == conn {
-			b.w.hist.note("%s acks %s", s.id, b.w.hist.name(id))
-			e := event.Acked{Head: b.head(), Topic: topic, Client: s.id, Message: id, Replayed: replay}
-			if !renamed.IsZero() {
-				e.Message, e.BrokerID = event.ID{}, renamed
+			b.w.hist.note("%s acks %s", s.id, b.w.hist.name(d.id))
+			e := event.Acked{Head: b.head(s.id), Topic: d.topic, Client: s.id, Message: d.id, Replayed: d.replay}
+			if !d.renamed.IsZero() {
+				e.Message, e.BrokerID = event.ID{}, d.renamed
 			}
 			b.box(s.id).put(e)
 		}
 	})
 }
 
+// mumble is an ack of something that nobody knows.
+func (b *broker) mumble(c event.ClientID, topic string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.session(c); s.online {
+		b.w.hist.note("%s acks what nobody knows", c)
+		b.box(c).put(event.Acked{Head: b.head(c), Topic: mustTopic(topic), Client: c, BrokerID: b.mint(b.node(c))})
+	}
+}
+
 // confirmed is called when ingest has acknowledged an event.
 func (b *broker) confirmed(e event.Event) {
-	if a, ok := e.(event.Replayed); ok {
-		if s := b.session(a.Client); s.online && s.wants(a.Topic) {
-			b.deliver(s, a.Message, a.Topic, true, a.BrokerID)
+	switch e := e.(type) {
+	case event.Replayed:
+		s := b.session(e.Client)
+		if qos, ok := s.wants(e.Topic); ok && s.online {
+			b.deliver(s, handing{id: e.Message, topic: e.Topic, qos: min(qos, 1), replay: true, renamed: e.BrokerID})
 		}
-		return
-	}
-	p, ok := e.(event.Published)
-	if !ok {
-		return
-	}
-	b.w.hist.confirmed(p.ID)
-	for _, c := range slices.Sorted(maps.Keys(b.sessions)) {
-		if s := b.sessions[c]; s.online && s.wants(p.Topic) {
-			b.deliver(s, p.ID, p.Topic, false, event.ID{})
+	case event.Published:
+		if b.w.hist.confirmed(e.ID) && !b.w.plan.async {
+			b.spread(e)
 		}
-	}
-}
-
-// publisher is a replayer's way to the broker: direct delivery into one session.
-type publisher struct {
-	in *incarnation
-}
-
-func (p *publisher) Publish(ctx context.Context, to event.ClientID, m pipeline.Outgo) (pipeline.Outcome, error) {
-	key := fmt.Sprintf("%s %s %s %d", opPublish, to, m.ID, m.Remaining)
-	v := p.in.w.step.park(ctx, &call{in: p.in, op: opPublish, key: key})
-	if v.Err != nil && !v.Done {
-		return pipeline.Outcome{}, v.Err
-	}
-	b := p.in.w.broker
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s := b.session(to)
-	if !s.online || !s.wants(m.Topic) {
-		b.w.hist.note("%s is not there for %s", to, b.w.hist.name(m.ID))
-		return pipeline.Outcome{NoSubscriber: true}, v.Err
-	}
-	if b.w.plan.renames {
-		b.rename(to, m)
-		return pipeline.Outcome{}, v.Err
-	}
-	b.deliver(s, m.ID, m.Topic, true, event.ID{})
-	return pipeline.Outcome{}, v.Err
-}
-
-// rename gives a replay an id of the broker's own, and delivers it when an ingest, any of them, has confirmed the alias. b.mu is held,
-// but while it waits for that.
-func (b *broker) rename(to event.ClientID, m pipeline.Outgo) {
-	b.lastID = max(time.Now().UnixMicro(), b.lastID+1)
-	l := &letter{answered: make(chan struct{}), e: event.Replayed{
-		Head: b.head(), Topic: m.Topic, Client: to, Message: m.ID, BrokerID: event.IDOf(b.lastID, 9, 1),
-	}}
-	box := b.box(event.ClientID(m.ID.String()))
-	box.queue = append(box.queue, l)
-	close(box.more)
-	box.more = make(chan struct{})
-	b.mu.Unlock()
-	defer b.mu.Lock()
-	t := time.NewTimer(2 * time.Second) // as long as a broker waits
-	defer t.Stop()
-	select {
-	case <-l.answered:
-	case <-t.C:
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		l.late = true
-	}
-}
-
-// source is an ingest's way from the broker.
-type source struct {
-	in  *incarnation
-	box *box
-}
-
-type owed struct {
-	l *letter
-	r pipeline.Receipt
-}
-
-// Run hands over and acknowledges in order.
-func (s *source) Run(ctx, work context.Context, accept pipeline.Accept) {
-	owing := make(chan owed, 1000)
-	var wg sync.WaitGroup
-	wg.Go(func() { // ends with owing
-		for o := range owing {
-			if o.r != nil && pipeline.Wait(work, o.r) != nil {
-				return
-			}
-			if v := s.in.w.step.park(work, &call{in: s.in, op: opConfirm, key: opConfirm}); v.Err != nil {
-				return
-			}
-			s.confirm(o.l)
-		}
-	})
-	defer wg.Wait()
-	defer close(owing)
-	for {
-		l, err := s.next(ctx)
-		if err != nil {
-			return
-		}
-		r, err := accept(ctx, l.e)
-		if err != nil {
-			return
-		}
-		owing <- owed{l, r}
-	}
-}
-
-func (s *source) confirm(l *letter) {
-	b := s.in.w.broker
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(s.box.queue) == 0 || s.box.queue[0] != l {
-		panic("sim: events are acknowledged out of order")
-	}
-	s.box.queue = s.box.queue[1:]
-	if !l.late {
-		b.confirmed(l.e)
-	}
-	if l.answered != nil {
-		close(l.answered)
-	}
-}
-
-func (s *source) next(ctx context.Context) (*letter, error) {
-	for {
-		if v := s.in.w.step.park(ctx, &call{in: s.in, op: opSource, key: opSource}); v.Err != nil {
-			return nil, v.Err
-		}
-		b := s.in.w.broker
-		b.mu.Lock()
-		more := s.box.more
-		s.box.queue = slices.DeleteFunc(s.box.queue, func(l *letter) bool { // who waited for an answer of the dead got none
-			return l.answered != nil && (l.late || l.handed != nil) && l.handed != s.in
-		})
-		for _, l := range s.box.queue {
-			if l.handed != s.in {
-				l.handed = s.in
-				b.mu.Unlock()
-				return l, nil
-			}
-		}
-		b.mu.Unlock()
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	case event.Acked, event.Dropped, event.Subscribed, event.Unsubscribed, event.Connected, event.Disconnected, event.ReplayContinued:
 	}
 }

@@ -26,6 +26,13 @@ type history struct {
 	last  map[string]int64                          // committed, by group and partition
 	// counts says whether an ack deletes: that of another than the addressee does not.
 	counts func(event.Acked) bool
+	// owing is since when a client is owed what is published to a filter in pub/sub.
+	owing map[clientFilter]time.Time
+	// names are what the broker calls replays, aliases those of them whose alias is in the log.
+	names   map[event.ID]event.ID
+	aliases map[event.ID]bool
+	held    map[clientMessage]bool // replays that were held back
+	seen    map[seen]int
 	// rounds counts those that could not see all of the tail.
 	rounds int
 }
@@ -33,17 +40,35 @@ type history struct {
 type message struct {
 	event.Published
 	n         int
+	taken     time.Time // by the broker
+	expires   time.Time // zero = never
 	confirmed time.Time
-	logged    time.Time // first
-	acked     time.Time // first ack in the log that counts
+	logged    time.Time                    // first
+	again     time.Time                    // last
+	acked     time.Time                    // first ack in the log that counts
+	had       map[event.ClientID]time.Time // by whom it is acknowledged in the log, whether that counts or not
 	at        pipeline.Record
+}
+
+func (m *message) expired(at time.Time) bool { return !m.expires.IsZero() && !m.expires.After(at) }
+
+type clientFilter struct {
+	client event.ClientID
+	filter string
+}
+
+type clientMessage struct {
+	client event.ClientID
+	id     event.ID
 }
 
 type subscription struct {
 	client     event.ClientID
 	conn       int
 	filter     event.Filter
+	qos        event.QoS
 	begin, end time.Time
+	owed       time.Time // since when, in pub/sub
 }
 
 type delivery struct {
@@ -57,7 +82,8 @@ type delivery struct {
 func newHistory() *history {
 	return &history{
 		begin: time.Now(), msgs: make(map[event.ID]*message), log: make(map[pipeline.TP][]pipeline.Record),
-		dead: make(map[pipeline.TP]map[int64]pipeline.Record), last: make(map[string]int64),
+		dead: make(map[pipeline.TP]map[int64]pipeline.Record), last: make(map[string]int64), owing: make(map[clientFilter]time.Time),
+		names: make(map[event.ID]event.ID), aliases: make(map[event.ID]bool), held: make(map[clientMessage]bool), seen: make(map[seen]int),
 	}
 }
 
@@ -97,29 +123,63 @@ func (h *history) label(id event.ID) string {
 func (h *history) published(e event.Published) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := &message{Published: e, n: len(h.order)}
+	m := &message{Published: e, n: len(h.order), taken: time.Now(), had: make(map[event.ClientID]time.Time)}
+	if e.Expiry > 0 {
+		m.expires = e.At.Add(e.Expiry)
+	}
 	h.msgs[e.ID] = m
 	h.order = append(h.order, m)
 	h.say("%s publishes m%d to %s %.12q qos %d", e.Sender, m.n, e.Topic, e.Payload, e.QoS)
 }
 
-func (h *history) confirmed(id event.ID) {
+// confirmed is false for what no client has published.
+func (h *history) confirmed(id event.ID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if m := h.msgs[id]; m.confirmed.IsZero() {
+	m := h.msgs[id]
+	if m != nil && m.confirmed.IsZero() {
 		m.confirmed = time.Now()
 		h.say("m%d is confirmed", m.n)
 	}
+	return m != nil
 }
 
-func (h *history) subscribed(c event.ClientID, conn int, f event.Filter) {
+func (h *history) renamed(name, id event.ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.subs = append(h.subs, &subscription{client: c, conn: conn, filter: f, begin: time.Now()})
-	h.say("%s subscribes %s", c, f)
+	h.names[name] = id
 }
 
-func (h *history) unsubscribed(c event.ClientID, filter string) {
+// holdsBack notes a replay that the broker delivers to nobody.
+func (h *history) holdsBack(e event.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a, ok := e.(event.Replayed); ok {
+		h.held[clientMessage{a.Client, a.Message}] = true
+		h.seen[seenHeldAlias]++
+		h.say("%s is held back for %s", h.label(a.Message), a.Client)
+	}
+}
+
+func (h *history) subscribed(c event.ClientID, conn int, f event.Filter, qos event.QoS) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := &subscription{client: c, conn: conn, filter: f, qos: qos, begin: time.Now()}
+	if k := (clientFilter{c, f.String()}); qos > 0 {
+		if h.owing[k].IsZero() {
+			h.owing[k] = s.begin
+		}
+		s.owed = h.owing[k]
+	}
+	if qos == 0 {
+		h.seen[seenSkipped]++
+	}
+	h.subs = append(h.subs, s)
+	h.say("%s subscribes %s qos %d", c, f, qos)
+}
+
+// unsubscribed is the end of a subscription; said tells that the client wanted it.
+func (h *history) unsubscribed(c event.ClientID, filter string, said bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.subs {
@@ -127,17 +187,20 @@ func (h *history) unsubscribed(c event.ClientID, filter string) {
 			s.end = time.Now()
 		}
 	}
+	if said {
+		delete(h.owing, clientFilter{c, filter})
+	}
 }
 
-func (h *history) delivered(c event.ClientID, conn int, id event.ID, replay bool) {
+func (h *history) delivered(c event.ClientID, conn int, d handing) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.got = append(h.got, delivery{c, conn, h.msgs[id], time.Now(), replay})
+	h.got = append(h.got, delivery{c, conn, h.msgs[d.id], time.Now(), d.replay})
 	how := "live"
-	if replay {
+	if d.replay {
 		how = "replay"
 	}
-	h.say("%s gets %s (%s)", c, h.label(id), how)
+	h.say("%s gets %s (%s)", c, h.label(d.id), how)
 }
 
 // appended is told of every record of the log.
@@ -174,10 +237,19 @@ func (h *history) appended(r pipeline.Record) {
 		if m.logged.IsZero() {
 			m.logged, m.at = time.Now(), r
 		}
+		m.again = time.Now()
 		text += " " + h.label(e.ID)
 	case event.Acked:
-		if m := h.msgs[e.Message]; m != nil && m.acked.IsZero() && r.Topic == topics.Messages && h.counts(e) {
-			m.acked = time.Now()
+		if name := h.names[e.BrokerID]; !name.IsZero() && !h.aliases[e.BrokerID] {
+			h.broken("alias: %s acknowledges %s as %s, and no alias is before that in the log", e.Client, h.label(name), e.BrokerID)
+		}
+		if m := h.msgs[e.Message]; m != nil {
+			if m.had[e.Client].IsZero() {
+				m.had[e.Client] = time.Now()
+			}
+			if m.acked.IsZero() && r.Topic == topics.Messages && h.counts(e) {
+				m.acked = time.Now()
+			}
 		}
 		text += fmt.Sprintf(" %s by %s", h.label(e.Message), e.Client)
 	case event.Subscribed:
@@ -185,14 +257,17 @@ func (h *history) appended(r pipeline.Record) {
 	case event.Unsubscribed:
 		text += fmt.Sprintf(" %s %s", e.Client, e.Filter)
 	case event.ReplayContinued:
+		h.seen[seenSlice]++
 		text += fmt.Sprintf(" %s %s slice %d of @%d", e.Client, e.Filter, e.Slice, e.Subscribe)
 	case event.Connected:
 		text += " " + string(e.Client)
 	case event.Disconnected:
 		text += " " + string(e.Client)
 	case event.Replayed:
+		h.aliases[e.BrokerID] = true
 		text += fmt.Sprintf(" %s is %s for %s", e.BrokerID, h.label(e.Message), e.Client)
 	case event.Dropped:
+		text += fmt.Sprintf(" %s for %s", h.label(e.Message), e.Client)
 	}
 	h.say("log %s@%d: %s", r.TP, r.Offset, text)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,6 +14,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/pipeline/spool"
 )
 
 // incarnation is one process from its start to its end.
@@ -21,7 +23,7 @@ type incarnation struct {
 	name   string
 	role   string
 	client *fakelog.Client
-	dead   bool
+	dead   atomic.Bool
 	ended  bool
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -63,6 +65,9 @@ func (w *world) incarnate(role string, i int) *incarnation {
 	return in
 }
 
+// now is the time by the process's own clock.
+func (in *incarnation) now() time.Time { return in.w.clock(in.slot()) }
+
 func (in *incarnation) run(fn func() error) {
 	in.wg.Go(func() { // ends with its process; the end of the run waits for it
 		in.err = fn()
@@ -72,13 +77,13 @@ func (in *incarnation) run(fn func() error) {
 
 func (in *incarnation) deadLetters(group, component string) *pipeline.DeadLetters {
 	return &pipeline.DeadLetters{
-		Producer: in.client.Producer(), Topic: topics.Dead, Group: group, Component: component, Backoff: backoff, Metrics: in.m, Log: in.w.log,
+		Producer: in.w.planted.producer(atDead, in.client.Producer()), Topic: topics.Dead, Group: group, Component: component, Backoff: backoff, Metrics: in.m, Log: in.w.log,
 	}
 }
 
 func (in *incarnation) storing(whole bool) *pipeline.Storing {
 	s := in.w.planted.store(&store{in: in, mem: in.w.mem, whole: whole})
-	return &pipeline.Storing{Sink: sink, Store: s, Backoff: backoff, Metrics: in.m, Log: in.w.log, Now: time.Now}
+	return &pipeline.Storing{Sink: sink, Store: s, Backoff: backoff, Metrics: in.m, Log: in.w.log, Now: in.now}
 }
 
 func (w *world) startWriter(i int) {
@@ -95,9 +100,9 @@ func (w *world) startWriter(i int) {
 				}
 				wk := &pipeline.Worker{
 					TP: tp, Kind: kind, From: from, Group: writers, Generation: g, Reader: reader, Plan: planner, Storing: storing, Dead: dead,
-					Limits: w.plan.limits, Metrics: in.m, Log: w.log.With("proc", in.name), Now: time.Now,
+					Limits: w.plan.limits, Metrics: in.m, Log: w.log.With("proc", in.name), Now: in.now,
 				}
-				w.planted.worker(wk)
+				w.planted.worker(in, wk)
 				return wk.Run(ctx, work)
 			})
 	})
@@ -105,21 +110,25 @@ func (w *world) startWriter(i int) {
 
 func (w *world) startReplayer(i int) {
 	in := w.incarnate("replayer", i)
-	planner := w.rules.Plan
 	reader := in.client.Log()
 	rows := w.planted.reader(&store{in: in, mem: w.mem})
 	tail := &pipeline.Tail{
 		Reader: reader, Topic: topics.Messages, Parts: w.plan.parts, Group: writers,
 		Partition: func(key string) int { return fakelog.Partition(key, w.plan.parts) }, Plan: w.rules.ForSink(sink),
-		Budget: w.plan.budget, LookBack: 2 * time.Second, Pause: 10 * time.Millisecond, Metrics: in.m, Log: w.log,
+		Budget: w.plan.budget, LookBack: 2 * time.Second, Pause: 10 * time.Millisecond, Retained: w.rules.LooksUpRetained(sink),
+		Metrics: in.m, Log: w.log,
 	}
-	w.planted.tail(tail)
+	w.planted.tail(w, tail)
 	tail = pipeline.NewTail(tail)
+	at := pipeline.ReplaySink{Store: rows, Tail: tail}
+	if w.plan.pubsub {
+		at.Positions = in.storing(false)
+	}
 	r := &pipeline.Replayer{
-		Reader: reader, Topics: topics, Group: readers, Plan: planner, Sinks: map[string]pipeline.ReplaySink{sink: {Store: rows, Tail: tail}},
-		Publisher: &publisher{in}, Producer: in.client.Producer(), Evidence: pipeline.EvidenceBroker, Aliases: w.plan.renames, Dead: in.deadLetters(readers, "replayer"),
-		Minter: &event.Minter{Node: uint64(50 + len(w.all)), Now: time.Now}, Source: "restante/replayer", Limits: w.plan.replay, Backoff: backoff,
-		Metrics: in.m, Log: w.log.With("proc", in.name), Now: time.Now,
+		Reader: reader, Topics: topics, Group: readers, Plan: w.rules.Plan, Sinks: map[string]pipeline.ReplaySink{sink: at},
+		Publisher: &publisher{in}, Producer: w.planted.producer(atReplayer, in.client.Producer()), Evidence: w.plan.evidence, Aliases: w.plan.renames, Dead: in.deadLetters(readers, "replayer"),
+		Minter: &event.Minter{Node: uint64(50 + len(w.all)), Now: in.now}, Source: "restante/replayer", Limits: w.plan.replay, Backoff: backoff,
+		Metrics: in.m, Log: w.log.With("proc", in.name), Now: in.now,
 	}
 	in.run(func() error {
 		tctx, stop := context.WithCancel(in.work)
@@ -134,13 +143,18 @@ func (w *world) startReplayer(i int) {
 
 func (w *world) startIngest(i int) {
 	in := w.incarnate("ingest", i)
-	prod := in.client.Producer()
-	g := pipeline.NewIngest(pipeline.Ingest{
-		Producer: prod, Topics: topics, Rules: w.rules, Minter: &event.Minter{Node: uint64(50 + len(w.all)), Now: time.Now},
-		MaxPayload: 1000, Metrics: in.m, Log: w.log, Now: time.Now,
-	})
+	inner := in.client.Producer()
 	src := &source{in: in, box: w.broker.boxes[i]}
+	minter := &event.Minter{Node: uint64(50 + len(w.all)), Now: in.now}
 	in.run(func() error {
+		prod, err := in.spool(inner, w.disks[i])
+		if err != nil {
+			return nil //nolint:nilerr // it was stopped before its disk could be read
+		}
+		g := pipeline.NewIngest(pipeline.Ingest{
+			Producer: prod, Topics: topics, Rules: w.rules, Minter: minter,
+			MaxPayload: 1000, Metrics: in.m, Log: w.log, Now: in.now,
+		})
 		ictx, stop := context.WithCancel(context.WithoutCancel(in.ctx))
 		var wg sync.WaitGroup
 		wg.Go(func() { _ = g.Run(ictx, in.work) }) // ends with stop
@@ -151,9 +165,34 @@ func (w *world) startIngest(i int) {
 	})
 }
 
+// spool puts a spool before a producer, where the plan has one. A disk that is ill is tried again, as a supervisor would.
+func (in *incarnation) spool(inner pipeline.Producer, d *disk) (pipeline.Producer, error) {
+	p := in.w.plan
+	if p.spool == 0 {
+		return p.planted.producer(atIngest, inner), nil
+	}
+	for {
+		s, err := spool.Open(spool.Config{
+			Disk: &mount{in, d}, Size: p.spool, After: p.spoolAfter, Inner: p.planted.producer(atDrain, inner), Topics: topics, Backoff: backoff, Now: in.now,
+			Changed: func(why string) {
+				if why != "" {
+					in.w.count(seenSpool)
+				}
+			},
+			Metrics: spool.NewMetrics(nil), Log: in.w.log.With("proc", in.name),
+		})
+		if err == nil {
+			return p.planted.producer(atIngest, s), nil
+		}
+		if err := pipeline.Sleep(in.ctx, time.Second); err != nil {
+			return nil, err
+		}
+	}
+}
+
 func (w *world) start(role string, i int) {
 	switch old := w.procs[fmt.Sprint(role, i)]; {
-	case old == nil || old.dead:
+	case old == nil || old.dead.Load():
 	case !old.ended:
 		return
 	default:
@@ -176,17 +215,20 @@ func (w *world) start(role string, i int) {
 // kill is kill -9: from now on none of the incarnation's calls returns.
 func (w *world) kill(role string, i int) {
 	in := w.procs[fmt.Sprint(role, i)]
-	if in == nil || in.dead {
+	if in == nil || in.dead.Load() {
 		return
 	}
 	w.hist.note("%s is killed", in.name)
 	w.step.bury(in, time.Second)
 	in.client.Kill(w.step.rng.IntN(2))
+	if in.role == "ingest" && w.step.rng.IntN(2) == 0 {
+		w.disks[i].cut(w.step.rng)
+	}
 }
 
 // expel lets the coordinator take a process out of its groups, which works on until it learns that.
 func (w *world) expel(role string, i int, learn time.Duration) {
-	if in := w.procs[fmt.Sprint(role, i)]; in != nil && !in.dead {
+	if in := w.procs[fmt.Sprint(role, i)]; in != nil && !in.dead.Load() {
 		w.hist.note("%s is out of its group", in.name)
 		in.client.Expel(learn)
 	}
@@ -195,7 +237,7 @@ func (w *world) expel(role string, i int, learn time.Duration) {
 // stop is a SIGTERM: the process finishes what it holds within its drain time.
 func (w *world) stop(role string, i int) {
 	in := w.procs[fmt.Sprint(role, i)]
-	if in == nil || in.dead || in.ended {
+	if in == nil || in.dead.Load() || in.ended {
 		return
 	}
 	w.hist.note("%s is stopped", in.name)

@@ -38,12 +38,14 @@ type plan struct {
 	clients, publishers, stays []event.ClientID
 	actions                    []action
 	planted                    planted
+	features
 }
 
 type action struct {
 	at   time.Duration
 	text string
 	do   func(*world)
+	must bool // a history without it proves nothing
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -79,12 +81,15 @@ func draw(seed uint64) plan {
 			p.stays = append(p.stays, c)
 		}
 	}
+	more := p.feature()
 	p.traffic(r)
 	p.sessions(r)
 	p.faults(r)
 	p.ending()
-	p.sort()
 	p.renames = pick(r, true, false, false)
+	p.more(more)
+	p.sort()
+	p.need()
 	return p
 }
 
@@ -93,7 +98,7 @@ func (p *plan) sort() {
 }
 
 func (p *plan) add(at time.Duration, do func(*world), format string, args ...any) {
-	p.actions = append(p.actions, action{at, fmt.Sprintf(format, args...), do})
+	p.actions = append(p.actions, action{at: at, text: fmt.Sprintf(format, args...), do: do})
 }
 
 func within(r *rand.Rand, from, to time.Duration) time.Duration {
@@ -120,7 +125,9 @@ func (p *plan) traffic(r *rand.Rand) {
 		case 1:
 			qos = 0
 		}
-		p.add(at, func(w *world) { w.broker.publish(from, topic, []byte(payload), qos) }, "%s publishes %s %s", from, topic, payload)
+		p.add(at, func(w *world) {
+			w.broker.publish(event.Published{Sender: from, Topic: mustTopic(topic), Payload: []byte(payload), QoS: qos})
+		}, "%s publishes %s %s", from, topic, payload)
 	}
 	if r.IntN(4) == 0 {
 		at := within(r, 0, chaos)
@@ -146,7 +153,7 @@ func (p *plan) sessions(r *rand.Rand) {
 				if r.IntN(6) == 0 {
 					p.add(at, func(w *world) { w.broker.unsubscribe(c, f) }, "%s unsubscribes %s", c, f)
 				} else {
-					p.add(at, func(w *world) { w.broker.subscribe(c, f) }, "%s subscribes %s", c, f)
+					p.add(at, func(w *world) { w.broker.subscribe(c, f, 1) }, "%s subscribes %s", c, f)
 				}
 			}
 			at += within(r, 0, 15*time.Second)
@@ -162,12 +169,12 @@ func (p *plan) sessions(r *rand.Rand) {
 			for i := range 1 + r.IntN(4) { // what comes just before the subscribe is in the log only
 				topic, text := pick(r, "t/"+string(c)+"/x", "u/s"), fmt.Sprintf("just %d", i)
 				p.add(at-within(r, 5*time.Millisecond, 80*time.Millisecond), func(w *world) {
-					w.broker.publish("p", topic, []byte(text), 1)
+					w.broker.publish(event.Published{Sender: "p", Topic: mustTopic(topic), Payload: []byte(text), QoS: 1})
 				}, "p publishes %s %s", topic, text)
 			}
 			p.add(at, func(w *world) {
 				w.broker.connect(c)
-				w.broker.subscribe(c, f)
+				w.broker.subscribe(c, f, 1)
 			}, "%s subscribes %s", c, f)
 		}
 	}
@@ -244,8 +251,8 @@ func (p *plan) ending() {
 		at := back + time.Duration(i)*time.Millisecond
 		p.add(at, func(w *world) { w.broker.connect(c) }, "%s connects", c)
 		p.add(at+time.Millisecond, func(w *world) {
-			w.broker.subscribe(c, "t/"+string(c)+"/#")
-			w.broker.subscribe(c, "u/s")
+			w.broker.subscribe(c, "t/"+string(c)+"/#", 1)
+			w.broker.subscribe(c, "u/s", 1)
 		}, "%s subscribes for what is left", c)
 	}
 }

@@ -34,6 +34,8 @@ type stepper struct {
 	gather func()
 	// trace, when set, is told of every step.
 	trace func(*call, fakelog.Verdict)
+	// admitted, when set, is told of every call that comes.
+	admitted func(*call)
 
 	mu     sync.Mutex
 	fresh  []*call // not seen by the driver yet
@@ -60,6 +62,9 @@ func newStepper(rng *rand.Rand) *stepper {
 
 // park waits for the call's turn.
 func (s *stepper) park(ctx context.Context, c *call) fakelog.Verdict {
+	if ctx.Err() != nil { // whoever also waits for something else may come here or not
+		return fakelog.Verdict{Err: context.Cause(ctx)}
+	}
 	c.turn = make(chan fakelog.Verdict, 1)
 	s.mu.Lock()
 	s.fresh = append(s.fresh, c)
@@ -134,6 +139,9 @@ func (s *stepper) admit(now time.Time) {
 	})
 	for _, c := range fresh {
 		c.ready = now.Add(s.delay(c))
+		if s.admitted != nil {
+			s.admitted(c)
+		}
 	}
 	s.parked = append(s.parked, fresh...)
 }
@@ -141,7 +149,7 @@ func (s *stepper) admit(now time.Time) {
 // pick takes a call whose time has come; the dead's never comes.
 func (s *stepper) pick(now time.Time) *call {
 	var ready []int
-	s.parked = slices.DeleteFunc(s.parked, func(c *call) bool { return c.in.dead })
+	s.parked = slices.DeleteFunc(s.parked, func(c *call) bool { return c.in.dead.Load() })
 	for i, c := range s.parked {
 		if !c.ready.After(now) {
 			ready = append(ready, i)
@@ -195,7 +203,7 @@ func (s *stepper) release(c *call) {
 
 // bury takes the calls of an incarnation that has died: none of them returns before the end. Writes that were sent may land.
 func (s *stepper) bury(in *incarnation, within time.Duration) {
-	in.dead = true
+	in.dead.Store(true)
 	s.admit(time.Now())
 	for _, c := range s.parked {
 		if c.in == in && c.land != nil && s.rng.IntN(2) == 0 {

@@ -117,6 +117,10 @@ func (s *store) Topics(ctx context.Context, f event.Filter, after event.Topic, l
 }
 
 func (s *store) Retained(ctx context.Context, f event.Filter, after event.Topic, limit int) ([]sinks.Message, error) {
+	key := fmt.Sprintf("%s retained %s %s", opRead, f, after)
+	if v := s.in.w.step.park(ctx, &call{in: s.in, op: opRead, key: key, twin: true}); v.Err != nil {
+		return nil, v.Err
+	}
 	return s.mem.Retained(ctx, f, after, limit)
 }
 
@@ -133,6 +137,10 @@ func (s *store) Subs(ctx context.Context, c event.ClientID) ([]sinks.Sub, error)
 }
 
 func (s *store) Positions(ctx context.Context, c event.ClientID) ([]sinks.PutAcked, error) {
+	key := fmt.Sprintf("%s positions of %s", opRead, c)
+	if v := s.in.w.step.park(ctx, &call{in: s.in, op: opRead, key: key}); v.Err != nil {
+		return nil, v.Err
+	}
 	return s.mem.Positions(ctx, c)
 }
 

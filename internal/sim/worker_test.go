@@ -15,6 +15,7 @@ func drawWorkers(seed uint64) plan {
 	r := rand.New(rand.NewPCG(seed, 4))
 	p := draw(seed)
 	p.actions, p.clients, p.stays, p.ingests, p.readers, p.sessionParts = nil, nil, nil, 0, 0, 1
+	p.features = features{tells: true}
 	p.writers = 2
 	for i := range 20 + r.IntN(20) {
 		topic := mustTopic(fmt.Sprint("u/", r.IntN(4)))
@@ -48,6 +49,7 @@ func drawWorkers(seed uint64) plan {
 	}
 	p.faults(r)
 	p.sort()
+	p.need()
 	return p
 }
 

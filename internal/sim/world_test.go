@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"context"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -14,7 +13,6 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
-	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/memory"
 )
 
@@ -28,6 +26,9 @@ const (
 	// opConfirm is ingest's acknowledgement to the broker, opPublish a replay's way there.
 	opConfirm = "confirm"
 	opPublish = "publish"
+	opSync    = "sync" // of an ingest's disk
+
+	ownPrefix = "own-"
 )
 
 var topics = pipeline.Topics{Messages: "m.messages", Sessions: "m.sessions", Dead: "m.dead"}
@@ -64,27 +65,6 @@ func deadPlace(r pipeline.Record) (pipeline.TP, int64) {
 	return tp, offset
 }
 
-// rules are seed 1's action for topics with an addressee and for topics without, and the client rows.
-func rules() *pipeline.Rules {
-	yes := true
-	var all []pipeline.Rule
-	for _, r := range []pipeline.Rule{
-		{Action: pipeline.SaveOfflineMessages, Topic: mustFilter("t/#"), Sink: sink, Addressee: "t/{clientid}/#"},
-		{Action: pipeline.SaveOfflineMessages, Topic: mustFilter("u/#"), Sink: sink, Wildcards: &yes},
-		{Action: pipeline.OnClientConnected, Hook: pipeline.ClientConnected, Sink: sink},
-		{Action: pipeline.OnClientDisconnected, Hook: pipeline.ClientDisconnected, Sink: sink},
-		{Action: pipeline.OnSubscribeStore, Hook: pipeline.SessionSubscribed, Topic: mustFilter("#"), Sink: sink},
-		{Action: pipeline.OnUnsubscribeDelete, Hook: pipeline.SessionUnsubscribed, Topic: mustFilter("#"), Sink: sink},
-	} {
-		all = append(all, r.Expand()...)
-	}
-	out, err := pipeline.Compile(all, "own-")
-	if err != nil {
-		panic(err)
-	}
-	return out
-}
-
 // world is everything of one run.
 type world struct {
 	plan    plan
@@ -97,9 +77,11 @@ type world struct {
 	log     *slog.Logger
 	planted planted
 	journal []entry // of the store; guarded by hist.mu
+	disks   []*disk // of the ingests
 
 	procs  map[string]*incarnation // alive, by role and number
 	all    []*incarnation
+	clocks map[string]*atomic.Int64 // by process and broker node: what it is ahead, in ns
 	mood   atomic.Pointer[mood]
 	wake   []func() // from outside the driver, for the agenda
 	wakeMu sync.Mutex
@@ -108,8 +90,8 @@ type world struct {
 // mood is how the store and the log feel.
 type mood struct {
 	faults
-	// until these times the store, its writes, the log answer nothing but errors
-	storeDown, storeFull, logDown time.Time
+	// until these times the store, its writes, the log, the disks' writes answer nothing but errors
+	storeDown, storeFull, logDown, diskFull time.Time
 }
 
 // change changes the mood from now on.
@@ -121,11 +103,21 @@ func (w *world) change(how func(*mood)) {
 
 // faults are chances, per call.
 type faults struct {
-	store, storeUnknown, storePart, log, logUnknown, empty, publish, slow float64
+	store, storeUnknown, storePart, log, logUnknown, empty, publish, slow, disk float64
 }
 
 func newWorld(p plan, log *slog.Logger) *world {
-	w := &world{plan: p, rules: rules(), hist: newHistory(), mem: &memory.Store{}, log: log, procs: make(map[string]*incarnation), planted: p.planted}
+	w := &world{
+		plan: p, rules: p.rules(), hist: newHistory(), mem: &memory.Store{}, log: log, procs: make(map[string]*incarnation), planted: p.planted,
+		clocks: make(map[string]*atomic.Int64),
+	}
+	for name, ahead := range p.ahead {
+		w.clocks[name] = new(atomic.Int64)
+		w.clocks[name].Store(int64(ahead))
+	}
+	for range p.ingests {
+		w.disks = append(w.disks, newDisk())
+	}
 	w.hist.counts = w.counts
 	w.mood.Store(&mood{})
 	w.step = newStepper(rand.New(rand.NewPCG(p.seed, 2)))
@@ -137,6 +129,22 @@ func newWorld(p plan, log *slog.Logger) *world {
 	})
 	w.broker = newBroker(w)
 	return w
+}
+
+// clock is the time that a process or a broker node goes by.
+func (w *world) clock(name string) time.Time {
+	now := time.Now()
+	if c := w.clocks[name]; c != nil {
+		now = now.Add(time.Duration(c.Load()))
+	}
+	return now
+}
+
+// count notes that something has happened that is worth being tried.
+func (w *world) count(what seen) {
+	w.hist.mu.Lock()
+	defer w.hist.mu.Unlock()
+	w.hist.seen[what]++
 }
 
 // chance is a number in [0, 1) that depends on the seed and the name only.
@@ -212,6 +220,10 @@ func (w *world) judge(c *call) fakelog.Verdict {
 		if now.Before(n.storeDown) || x < n.store {
 			return err
 		}
+	case opSync:
+		if x < n.disk {
+			return err
+		}
 	case opPublish:
 		switch {
 		case x < n.publish/2:
@@ -240,95 +252,3 @@ func (w *world) judge(c *call) fakelog.Verdict {
 }
 
 var backoff = pipeline.Backoff{First: 50 * time.Millisecond, Most: 2 * time.Second, Rand: func() float64 { return 0.37 }}
-
-// committed judges a commit at the moment when it is made.
-func (w *world) committed(group string, tp pipeline.TP, at int64) {
-	h := w.hist
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	key := group + " " + tp.String()
-	prev := h.last[key]
-	if at < prev {
-		h.broken("commit goes back: %s %s from %d to %d", group, tp, prev, at)
-		return
-	}
-	h.last[key] = at
-	if at > prev {
-		h.say("%s commits %s before %d", group, tp, at)
-	}
-	if group != writers {
-		return
-	}
-	if at > int64(len(h.log[tp])) {
-		h.broken("commit beyond the end: %s %d of %d", tp, at, len(h.log[tp]))
-		return
-	}
-	for _, r := range h.log[tp][prev:at] {
-		if why := w.undone(r); why != "" {
-			h.broken("commit before it is durable: %s@%d: %s", tp, r.Offset, why)
-		}
-	}
-}
-
-// undone says what of a record's effects is missing. h.mu is held.
-func (w *world) undone(r pipeline.Record) string {
-	if d, ok := w.hist.dead[r.TP][r.Offset]; ok {
-		if string(d.Key) != string(r.Key) || string(d.Value) != string(r.Value) {
-			return "its dead letter is not whole"
-		}
-		return ""
-	}
-	kind := event.Messages
-	if r.Topic == topics.Sessions {
-		kind = event.Sessions
-	}
-	e, err := event.Decode(kind, r.Wire)
-	if err != nil {
-		return "it is malformed and not in the dead letters"
-	}
-	ctx := context.Background()
-	switch e := e.(type) {
-	case event.Published:
-		if m := w.hist.msgs[e.ID]; e.QoS == 0 || m != nil && !m.acked.IsZero() {
-			return ""
-		}
-		if !w.stored(e.Topic, e.ID) {
-			return w.hist.label(e.ID) + " is not stored, not acked, not in the dead letters"
-		}
-	case event.Acked:
-		if r.Topic == topics.Messages && w.counts(e) && w.stored(e.Topic, e.Message) {
-			return w.hist.label(e.Message) + " is acked and still stored"
-		}
-	case event.Subscribed:
-		subs, _ := w.mem.Subs(ctx, e.Client)
-		for _, s := range subs {
-			if s.Filter == e.Filter {
-				return ""
-			}
-		}
-		for _, later := range w.hist.log[r.TP] {
-			if u, err := event.Decode(event.Sessions, later.Wire); err == nil {
-				if u, ok := u.(event.Unsubscribed); ok && u.Client == e.Client && u.Filter == e.Filter && u.ID.Micros() >= e.ID.Micros() {
-					return ""
-				}
-			}
-		}
-		return "the subscription is not stored"
-	case event.Connected:
-		if _, ok, _ := w.mem.Client(ctx, e.Client); !ok {
-			return "the client is not stored"
-		}
-	case event.Unsubscribed, event.Disconnected, event.ReplayContinued, event.Replayed, event.Dropped:
-	}
-	return ""
-}
-
-func (w *world) counts(e event.Acked) bool { return len(w.rules.ForSink(sink)(e).Ops) > 0 }
-
-func (w *world) stored(t event.Topic, id event.ID) bool {
-	got, err := w.mem.Messages(context.Background(), sinks.Query{Topic: t, After: id.Before(), Until: id, Limit: 1})
-	if err != nil {
-		panic(err)
-	}
-	return len(got) > 0
-}
