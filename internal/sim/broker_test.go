@@ -154,11 +154,11 @@ func (b *broker) disconnect(c event.ClientID) {
 func (b *broker) end(s *session, reason string) event.Disconnected {
 	s.online = false
 	b.w.hist.note("%s disconnects (%d): %s", s.id, s.conn, reason)
+	head := b.head(s.id)
 	for _, f := range slices.Sorted(maps.Keys(s.subs)) {
-		b.w.hist.unsubscribed(s.id, f, false)
+		b.w.hist.unsubscribed(s.id, f, head.At, false)
 	}
 	clear(s.subs)
-	head := b.head(s.id)
 	e := event.Disconnected{Head: head, Client: s.id, Reason: reason, DisconnectedAt: head.At}
 	if b.w.plan.connectedAt {
 		e.ConnectedAt = s.since
@@ -207,8 +207,9 @@ func (b *broker) unsubscribe(c event.ClientID, filter string) {
 	}
 	delete(s.subs, filter)
 	b.w.hist.note("%s unsubscribes %s", c, filter)
-	b.w.hist.unsubscribed(c, filter, true)
-	b.box(c).put(event.Unsubscribed{Head: b.head(c), Client: c, Filter: mustFilter(filter)})
+	head := b.head(c)
+	b.w.hist.unsubscribed(c, filter, head.At, true)
+	b.box(c).put(event.Unsubscribed{Head: head, Client: c, Filter: mustFilter(filter)})
 }
 
 // wants says at which QoS a session gets a topic.

@@ -20,7 +20,7 @@ func (w *world) contained(to event.ClientID, m pipeline.Outgo) {
 		return
 	}
 	subscribed := slices.ContainsFunc(h.subs, func(s *subscription) bool {
-		return s.client == to && (s.qos > 0 || m.Retained) && s.filter.Match(m.Topic) && (s.end.IsZero() || time.Since(s.end) < hears(h, s))
+		return s.client == to && s.filter.Match(m.Topic) && s.goes(time.Now())
 	})
 	switch {
 	case !subscribed:
@@ -30,12 +30,11 @@ func (w *world) contained(to event.ClientID, m pipeline.Outgo) {
 	}
 }
 
-// hears is how long the replayer may take to learn of the end of a subscription.
-func hears(h *history, s *subscription) time.Duration {
-	if s.end.Sub(h.begin) >= settled {
-		return 5 * time.Second // all is well
-	}
-	return 25 * time.Second
+// goes reports whether a replay for a subscription may go on at a time: until a replayer has dealt with its end, and for as long as one
+// may take to learn that it owns the partition no more.
+func (s *subscription) goes(at time.Time) bool {
+	const zombie = sessionTime + 2*time.Second
+	return s.end.IsZero() || s.heard.IsZero() || at.Before(s.heard.Add(zombie))
 }
 
 // pubsubLoss: what was published to a filter since a client first subscribed to it, and the client has not acknowledged, comes to it

@@ -49,6 +49,9 @@ func (w *world) lasting(each func(s *subscription, end time.Time)) {
 		if end.IsZero() {
 			end = h.begin.Add(rest)
 		}
+		if !s.replaced.IsZero() {
+			end = s.replaced
+		}
 		from := s.begin
 		if healed.After(from) {
 			from = healed
@@ -91,8 +94,8 @@ func (w *world) loss(broken func(string, ...any)) {
 }
 
 // ghosts: nothing is replayed for a subscribe that began after its ack was in the log. A delivery does not say for which subscribe
-// it is; any that was made before the ack may be the one, for as long as the replayer may not have heard of its end: an outage of
-// the log or of ingest puts that off. A round that could not see the whole tail (the writers lag, DESIGN §6) sees not all acks.
+// it is; any that was made before the ack may be the one, for as long as its replay may go on. A round that could not see the whole
+// tail (the writers lag, DESIGN §6) sees not all acks.
 func (w *world) ghosts(broken func(string, ...any)) {
 	h := w.hist
 	for _, d := range h.got {
@@ -100,7 +103,7 @@ func (w *world) ghosts(broken func(string, ...any)) {
 			continue
 		}
 		excused := slices.ContainsFunc(h.subs, func(s *subscription) bool {
-			return s.client == d.client && s.qos > 0 && s.filter.Match(d.m.Topic) && !s.begin.After(d.m.acked) && (s.end.IsZero() || d.at.Sub(s.end) < hears(h, s))
+			return s.client == d.client && s.qos > 0 && s.filter.Match(d.m.Topic) && !s.begin.After(d.m.acked) && s.goes(d.at)
 		})
 		// A copy of the publish that comes to the log long after the ack is not known to be gone: the look-back is for moments.
 		late := 1500 * time.Millisecond

@@ -26,6 +26,7 @@ func (w *world) committed(group string, tp pipeline.TP, at int64) {
 		h.say("%s commits %s before %d", group, tp, at)
 	}
 	if group != writers {
+		h.hears(tp, at)
 		return
 	}
 	if at > int64(len(h.log[tp])) {

@@ -82,6 +82,34 @@ func (p *plan) more(r *rand.Rand) {
 		}
 	}
 	p.outages(r)
+	if p.async && p.ingests > 1 {
+		p.flaps(r)
+	}
+}
+
+// flaps lets the acks of messages overtake them on their way into the log, and clients come again at that very moment.
+func (p *plan) flaps(r *rand.Rand) {
+	for i := range 6 {
+		from, c := pick(r, p.publishers...), pick(r, p.clients...)
+		if hashOf(string(from))%p.ingests == hashOf(string(c))%p.ingests {
+			continue
+		}
+		at := within(r, 0, chaos-3*time.Second)
+		slow := fmt.Sprint("ingest", hashOf(string(from))%p.ingests)
+		topic, text := "t/"+string(c)+"/x", fmt.Sprintf("flap %d", i)
+		p.add(at, func(w *world) {
+			w.change(func(m *mood) { m.lagging, m.lagsFor = slow, time.Now().Add(600*time.Millisecond) })
+			w.broker.connect(c)
+			w.broker.subscribe(c, topic, 1)
+			w.broker.publish(event.Published{Sender: from, Topic: mustTopic(topic), Payload: []byte(text), QoS: 1})
+		}, "%s is slow, and %s publishes %s %s", slow, from, topic, text)
+		again := at + within(r, 50*time.Millisecond, 900*time.Millisecond)
+		p.add(again, func(w *world) { w.broker.disconnect(c) }, "%s disconnects", c)
+		p.add(again+within(r, time.Millisecond, 300*time.Millisecond), func(w *world) {
+			w.broker.connect(c)
+			w.broker.subscribe(c, topic, 1)
+		}, "%s subscribes %s", c, topic)
+	}
 }
 
 // message draws a publish.

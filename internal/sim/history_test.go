@@ -68,7 +68,29 @@ type subscription struct {
 	filter     event.Filter
 	qos        event.QoS
 	begin, end time.Time
-	owed       time.Time // since when, in pub/sub
+	owed       time.Time       // since when, in pub/sub
+	replaced   time.Time       // by a subscribe to the same filter at another QoS
+	endAt      time.Time       // by the broker's clock
+	told       pipeline.Record // of its end, the first; the zero one as long as none is in the log
+	heard      time.Time       // when a replayer had dealt with that
+}
+
+// tells notes the record that tells of the end of a client's subscriptions at a time by the broker's clock.
+func (h *history) tells(r pipeline.Record, c event.ClientID, at time.Time) {
+	for _, s := range h.subs {
+		if s.client == c && s.endAt.Equal(at) && s.told.Topic == "" {
+			s.told = r
+		}
+	}
+}
+
+// hears notes that the records of a partition below an offset are dealt with by the replayers.
+func (h *history) hears(tp pipeline.TP, below int64) {
+	for _, s := range h.subs {
+		if s.told.TP == tp && s.told.Offset < below && s.heard.IsZero() {
+			s.heard = time.Now()
+		}
+	}
 }
 
 type delivery struct {
@@ -174,17 +196,22 @@ func (h *history) subscribed(c event.ClientID, conn int, f event.Filter, qos eve
 	if qos == 0 {
 		h.seen[seenSkipped]++
 	}
+	for _, o := range h.subs {
+		if o.client == c && o.filter == f && o.qos != qos && o.end.IsZero() && o.replaced.IsZero() {
+			o.replaced = s.begin
+		}
+	}
 	h.subs = append(h.subs, s)
 	h.say("%s subscribes %s qos %d", c, f, qos)
 }
 
-// unsubscribed is the end of a subscription; said tells that the client wanted it.
-func (h *history) unsubscribed(c event.ClientID, filter string, said bool) {
+// unsubscribed is the end of a subscription, at a time by the broker's clock; said tells that the client wanted it.
+func (h *history) unsubscribed(c event.ClientID, filter string, at time.Time, said bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.subs {
 		if s.client == c && s.filter.String() == filter && s.end.IsZero() {
-			s.end = time.Now()
+			s.end, s.endAt = time.Now(), at
 		}
 	}
 	if said {
@@ -195,6 +222,10 @@ func (h *history) unsubscribed(c event.ClientID, filter string, said bool) {
 func (h *history) delivered(c event.ClientID, conn int, d handing) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.msgs[d.id] == nil {
+		h.broken("feedback: %s gets %s, which nobody has published", c, d.id)
+		return
+	}
 	h.got = append(h.got, delivery{c, conn, h.msgs[d.id], time.Now(), d.replay})
 	how := "live"
 	if d.replay {
@@ -255,6 +286,7 @@ func (h *history) appended(r pipeline.Record) {
 	case event.Subscribed:
 		text += fmt.Sprintf(" %s %s", e.Client, e.Filter)
 	case event.Unsubscribed:
+		h.tells(r, e.Client, e.At)
 		text += fmt.Sprintf(" %s %s", e.Client, e.Filter)
 	case event.ReplayContinued:
 		h.seen[seenSlice]++
@@ -262,6 +294,7 @@ func (h *history) appended(r pipeline.Record) {
 	case event.Connected:
 		text += " " + string(e.Client)
 	case event.Disconnected:
+		h.tells(r, e.Client, e.At)
 		text += " " + string(e.Client)
 	case event.Replayed:
 		h.aliases[e.BrokerID] = true

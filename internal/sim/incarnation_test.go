@@ -51,6 +51,9 @@ func (w *world) incarnate(role string, i int) *incarnation {
 		if in.rng.Float64() < m.slow {
 			d += time.Duration(in.rng.Int64N(1e9))
 		}
+		if m.lagging == in.slot() && time.Now().Before(m.lagsFor) {
+			d += 300*time.Millisecond + time.Duration(in.rng.Int64N(8e8))
+		}
 		if in.rng.Float64() < m.logUnknown {
 			copies = 2
 		}

@@ -21,7 +21,7 @@ var bugs = []struct {
 	{bug: staleCommit},
 	{bug: cutOff},
 	{bug: drainFirst},
-	{bug: wallClock},
+	{bug: wallClock, rush: true},
 	{bug: naiveElision, rush: true},
 	{bug: ageElision, rush: true},
 	{bug: staleStore},

@@ -28,6 +28,7 @@ var (
 	logs    = flag.Bool("logs", false, "print what the processes log")
 	first   = flag.Int64("first", 0, "the first seed")
 	small   = flag.Bool("small", false, "with -seed: leave out of the history what it does not need to fail")
+	bug     = flag.String("bug", "", "plant this bug")
 	count   = flag.Int64("count", 0, "how many seeds, 0 = as many as fit the occasion")
 )
 
@@ -211,6 +212,7 @@ func TestPipelineKeepsItsPromises(t *testing.T) {
 	}
 	tried := judge(t, few, 10_000, func(seed uint64) plan {
 		p := draw(seed)
+		p.planted = planted(*bug)
 		if *rush {
 			p.rush()
 		}

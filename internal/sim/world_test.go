@@ -92,6 +92,9 @@ type mood struct {
 	faults
 	// until these times the store, its writes, the log, the disks' writes answer nothing but errors
 	storeDown, storeFull, logDown, diskFull time.Time
+	// until this time what that ingest appends takes long
+	lagging string
+	lagsFor time.Time
 }
 
 // change changes the mood from now on.
