@@ -20,6 +20,7 @@ var (
 	errReconnected    = errors.New("the client has a new connection")
 	errDisconnected   = errors.New("the client has disconnected")
 	errUnsubscribed   = errors.New("the client has unsubscribed")
+	errOtherQoS       = errors.New("the client has subscribed at another QoS")
 )
 
 type jobKey struct {

@@ -46,7 +46,7 @@ func (o *owner) send(ctx context.Context, e *errand, do func(context.Context) er
 
 // overForClient reports whether work ended because of what the client did, and is not to be repeated.
 func overForClient(err error) bool {
-	for _, why := range []error{errReconnected, errDisconnected, errUnsubscribed, errSuperseded} {
+	for _, why := range []error{errReconnected, errDisconnected, errUnsubscribed, errOtherQoS, errSuperseded} {
 		if errors.Is(err, why) {
 			return true
 		}

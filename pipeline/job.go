@@ -152,7 +152,7 @@ func (j *job) end(ctx context.Context, err error) {
 	case err == nil && unacked == 0:
 	case err == nil, errors.Is(err, errNotAcking), errors.Is(err, errNoSubscriber):
 		outcome = replayPartial
-	case errors.Is(err, errReconnected), errors.Is(err, errDisconnected), errors.Is(err, errUnsubscribed):
+	case overForClient(err):
 		outcome = replayAborted
 	default:
 		outcome = replayAborted

@@ -112,3 +112,52 @@ func TestARepeatTakesNothingFromAReplayThatCounts(t *testing.T) {
 		s.settled(t)
 	})
 }
+
+// TestASubscribeAtAnotherQoSEndsTheReplayOfTheFilter: it takes the place of the subscription, and what goes out at QoS 0 is never
+// acknowledged. The replay must neither go on nor hold up those of other filters.
+func TestASubscribeAtAnotherQoSEndsTheReplayOfTheFilter(t *testing.T) {
+	t.Parallel()
+	for q, c := range map[pipeline.QoS0]struct {
+		sent     map[event.QoS]int // of topic t/1
+		left     []string          // of that
+		outcomes map[string]int
+	}{
+		pipeline.QoS0Skip:   {map[event.QoS]int{1: 1}, numbers(3), map[string]int{"aborted": 1, "complete": 1}},
+		pipeline.QoS0Repeat: {map[event.QoS]int{1: 1, 0: 3}, numbers(3), map[string]int{"aborted": 1, "complete": 2}},
+		pipeline.QoS0Once:   {map[event.QoS]int{1: 1, 0: 3}, nil, map[string]int{"aborted": 1, "complete": 2}},
+	} {
+		t.Run(string(q), func(t *testing.T) {
+			t.Parallel()
+			atQoS0(t, q, nil, func(r *pipeline.Replayer) { r.Limits.Window = 1 }, func(t *testing.T, s *stack, b *broker) {
+				s.writer(testLimits, nil)
+				for i := range 3 {
+					s.publish("t/1", fmt.Sprint(i))
+				}
+				s.publish("t/2", "other")
+				time.Sleep(5 * time.Second)
+				b.behave(func(d delivery) time.Duration {
+					if d.Topic == "t/1" {
+						return -1
+					}
+					return 0
+				})
+				s.subscribeAt("c", "t/1", 1, event.Yes)
+				time.Sleep(time.Second)
+				s.subscribeAt("c", "t/1", 0, event.Unknown)
+				s.subscribeAt("c", "t/2", 1, event.Yes)
+				time.Sleep(10 * time.Second)
+				sent := map[event.QoS]int{}
+				for _, d := range b.deliveries() {
+					if d.Topic == "t/1" {
+						sent[d.QoS]++
+					}
+				}
+				same(t, c.sent, sent)
+				same(t, c.left, s.store.payloads(t, "t/1"))
+				same(t, []string(nil), s.store.payloads(t, "t/2"))
+				same(t, c.outcomes, s.outcomes())
+				s.settled(t)
+			})
+		})
+	}
+}

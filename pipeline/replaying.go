@@ -346,6 +346,8 @@ func (o *owner) subscribed(ctx context.Context, rec Record, e event.Subscribed) 
 	c := o.client(e.Client)
 	c.spoke(e.Filter.String())
 	c.seen[e.Filter.String()] = rec.Offset
+	// The subscription that was there is no more. What a replay of it sends now is acknowledged at the new QoS, or never.
+	c.cancel(func(j *job) bool { return j.replay.Filter == e.Filter && (j.replay.QoS == 0) != (e.QoS == 0) }, errOtherQoS)
 	bound := o.r.bound(e.Head)
 	delay, wanted := o.resumed(c, e)
 	p := o.r.Plan(e)
