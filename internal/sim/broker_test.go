@@ -108,7 +108,7 @@ func (b *broker) spread(e event.Published) {
 			continue
 		}
 		if b.w.chance(fmt.Sprint("drop", c, e.ID)) < b.w.plan.drops {
-			b.w.hist.note("%s does not get %s: its queue is full", c, b.w.hist.name(e.ID))
+			b.w.hist.drops(c, e.ID)
 			b.box(c).put(event.Dropped{Head: b.head(c), Topic: e.Topic, Client: c, Message: e.ID, Reason: "queue_full"})
 			continue
 		}

@@ -103,7 +103,7 @@ func (w *world) ghosts(broken func(string, ...any)) {
 			continue
 		}
 		excused := slices.ContainsFunc(h.subs, func(s *subscription) bool {
-			return s.client == d.client && s.qos > 0 && s.filter.Match(d.m.Topic) && !s.begin.After(d.m.acked) && s.goes(d.at)
+			return s.client == d.client && s.qos > 0 && s.filter.Match(d.m.Topic) && !s.begin.After(d.m.acked) && w.goes(s, d.at)
 		})
 		// A copy of the publish that comes to the log long after the ack is not known to be gone: the look-back is for moments.
 		late := 1500 * time.Millisecond

@@ -26,7 +26,9 @@ func (w *world) committed(group string, tp pipeline.TP, at int64) {
 		h.say("%s commits %s before %d", group, tp, at)
 	}
 	if group != writers {
-		h.hears(tp, at)
+		if !w.calm {
+			h.hears(tp, at)
+		}
 		return
 	}
 	if at > int64(len(h.log[tp])) {

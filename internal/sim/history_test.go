@@ -32,6 +32,7 @@ type history struct {
 	names   map[event.ID]event.ID
 	aliases map[event.ID]bool
 	held    map[clientMessage]bool // replays that were held back
+	dropped map[clientMessage]bool // live deliveries that the broker gave up
 	seen    map[seen]int
 	// rounds counts those that could not see all of the tail.
 	rounds int
@@ -105,7 +106,7 @@ func newHistory() *history {
 	return &history{
 		begin: time.Now(), msgs: make(map[event.ID]*message), log: make(map[pipeline.TP][]pipeline.Record),
 		dead: make(map[pipeline.TP]map[int64]pipeline.Record), last: make(map[string]int64), owing: make(map[clientFilter]time.Time),
-		names: make(map[event.ID]event.ID), aliases: make(map[event.ID]bool), held: make(map[clientMessage]bool), seen: make(map[seen]int),
+		names: make(map[event.ID]event.ID), aliases: make(map[event.ID]bool), held: make(map[clientMessage]bool), dropped: make(map[clientMessage]bool), seen: make(map[seen]int),
 	}
 }
 
@@ -170,6 +171,14 @@ func (h *history) renamed(name, id event.ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.names[name] = id
+}
+
+// drops notes a delivery that the broker gives up.
+func (h *history) drops(c event.ClientID, id event.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dropped[clientMessage{c, id}] = true
+	h.say("%s does not get %s: its queue is full", c, h.label(id))
 }
 
 // holdsBack notes a replay that the broker delivers to nobody.

@@ -43,6 +43,11 @@ func (w *world) incarnate(role string, i int) *incarnation {
 		done: make(chan struct{}), rng: rand.New(rand.NewPCG(w.plan.seed, uint64(100+len(w.all)))), reg: prometheus.NewRegistry(),
 	}
 	in.client.Hook = func(ctx context.Context, c fakelog.Call) fakelog.Verdict {
+		if w.calm && role == "replayer" && c.Op == fakelog.OpFetch && c.TP.Topic == topics.Sessions {
+			w.hist.mu.Lock()
+			w.hist.hears(c.TP, c.Offset)
+			w.hist.mu.Unlock()
+		}
 		return w.step.park(ctx, &call{in: in, op: c.Op, key: c.String()})
 	}
 	in.client.Landing = func(pipeline.TP, int) (time.Duration, int) {

@@ -78,6 +78,7 @@ type world struct {
 	planted planted
 	journal []entry // of the store; guarded by hist.mu
 	disks   []*disk // of the ingests
+	calm    bool    // nothing happens to the one replayer
 
 	procs  map[string]*incarnation // alive, by role and number
 	all    []*incarnation
@@ -112,7 +113,7 @@ type faults struct {
 func newWorld(p plan, log *slog.Logger) *world {
 	w := &world{
 		plan: p, rules: p.rules(), hist: newHistory(), mem: &memory.Store{}, log: log, procs: make(map[string]*incarnation), planted: p.planted,
-		clocks: make(map[string]*atomic.Int64),
+		clocks: make(map[string]*atomic.Int64), calm: p.isCalm(),
 	}
 	for name, ahead := range p.ahead {
 		w.clocks[name] = new(atomic.Int64)
