@@ -75,18 +75,7 @@ func (w *world) books(broken func(string, ...any)) {
 		}
 	}
 	w.shelves(broken, model)
-	for _, c := range w.plan.clients {
-		got, _, _ := w.mem.Client(context.Background(), c)
-		want, _, _ := model.Client(context.Background(), c)
-		if got != want {
-			broken("books: client %s is %+v, want %+v", c, got, want)
-		}
-		subs, _ := w.mem.Subs(context.Background(), c)
-		wants, _ := model.Subs(context.Background(), c)
-		if !slices.Equal(subs, wants) {
-			broken("books: subscriptions of %s are %v, want %v", c, subs, wants)
-		}
-	}
+	w.clientRows(-1, func(format string, args ...any) { broken("books: "+format, args...) })
 }
 
 // shelves: at rest each topic retains what was last said.

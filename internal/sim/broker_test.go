@@ -194,8 +194,9 @@ func (b *broker) subscribe(c event.ClientID, filter string, qos event.QoS) {
 	}
 	f := mustFilter(filter)
 	s.subs[filter] = granted{f, qos}
-	b.w.hist.subscribed(c, s.conn, f, qos)
-	b.box(c).put(event.Subscribed{Head: b.head(c), Client: c, Filter: f, QoS: qos, New: event.Unknown})
+	head := b.head(c)
+	b.w.hist.subscribed(c, s.conn, f, qos, head.At)
+	b.box(c).put(event.Subscribed{Head: head, Client: c, Filter: f, QoS: qos, New: event.Unknown})
 }
 
 func (b *broker) unsubscribe(c event.ClientID, filter string) {

@@ -2,9 +2,11 @@ package sim
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/memory"
@@ -38,6 +40,27 @@ func (w *world) committed(group string, tp pipeline.TP, at int64) {
 	for _, r := range h.log[tp][prev:at] {
 		if why := w.undone(r); why != "" {
 			h.broken("commit before it is durable: %s@%d: %s", tp, r.Offset, why)
+		}
+	}
+	if tp.Topic == topics.Sessions && at == int64(len(h.log[tp])) {
+		w.clientRows(tp.Part, func(format string, args ...any) { h.broken("commit of all there is: "+format, args...) })
+	}
+}
+
+// clientRows compares the rows of a partition's clients with what the log says. Whoever writes late or again must change nothing.
+func (w *world) clientRows(part int, broken func(string, ...any)) {
+	ctx, model := context.Background(), w.hist.model
+	for _, c := range w.plan.clients {
+		if part >= 0 && fakelog.Partition(string(c), w.plan.sessionParts) != part {
+			continue
+		}
+		got, _, _ := w.mem.Client(ctx, c)
+		if want, _, _ := model.Client(ctx, c); got != want {
+			broken("client %s is %+v, want %+v", c, got, want)
+		}
+		subs, _ := w.mem.Subs(ctx, c)
+		if want, _ := model.Subs(ctx, c); !slices.Equal(subs, want) {
+			broken("subscriptions of %s are %v, want %v", c, subs, want)
 		}
 	}
 }

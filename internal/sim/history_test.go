@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"strings"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/sinks"
+	"github.com/restante/restante/sinks/memory"
 )
 
 // history is what happened, as far as clients, the log and the store can see it.
@@ -34,6 +37,9 @@ type history struct {
 	held    map[clientMessage]bool // replays that were held back
 	dropped map[clientMessage]bool // live deliveries that the broker gave up
 	seen    map[seen]int
+	// ops are what an event leads to in the store, model the store as it must be by the log of sessions.
+	ops   func(event.Event) []sinks.Op
+	model *memory.Store
 	// rounds counts those that could not see all of the tail.
 	rounds int
 }
@@ -71,7 +77,9 @@ type subscription struct {
 	begin, end time.Time
 	owed       time.Time       // since when, in pub/sub
 	replaced   time.Time       // by a subscribe to the same filter at another QoS
+	beginAt    time.Time       // by the broker's clock
 	endAt      time.Time       // by the broker's clock
+	logged     time.Time       // the first time that it is in the log
 	told       pipeline.Record // of its end, the first; the zero one as long as none is in the log
 	heard      time.Time       // when a replayer had dealt with that
 }
@@ -104,7 +112,7 @@ type delivery struct {
 
 func newHistory() *history {
 	return &history{
-		begin: time.Now(), msgs: make(map[event.ID]*message), log: make(map[pipeline.TP][]pipeline.Record),
+		begin: time.Now(), model: &memory.Store{}, msgs: make(map[event.ID]*message), log: make(map[pipeline.TP][]pipeline.Record),
 		dead: make(map[pipeline.TP]map[int64]pipeline.Record), last: make(map[string]int64), owing: make(map[clientFilter]time.Time),
 		names: make(map[event.ID]event.ID), aliases: make(map[event.ID]bool), held: make(map[clientMessage]bool), dropped: make(map[clientMessage]bool), seen: make(map[seen]int),
 	}
@@ -192,10 +200,10 @@ func (h *history) holdsBack(e event.Event) {
 	}
 }
 
-func (h *history) subscribed(c event.ClientID, conn int, f event.Filter, qos event.QoS) {
+func (h *history) subscribed(c event.ClientID, conn int, f event.Filter, qos event.QoS, at time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := &subscription{client: c, conn: conn, filter: f, qos: qos, begin: time.Now()}
+	s := &subscription{client: c, conn: conn, filter: f, qos: qos, begin: time.Now(), beginAt: at}
 	if k := (clientFilter{c, f.String()}); qos > 0 {
 		if h.owing[k].IsZero() {
 			h.owing[k] = s.begin
@@ -266,6 +274,11 @@ func (h *history) appended(r pipeline.Record) {
 		h.say("log %s@%d: no event of ours", r.TP, r.Offset)
 		return
 	}
+	if kind == event.Sessions {
+		if err := h.model.Apply(context.Background(), h.ops(e)); err != nil {
+			panic(err)
+		}
+	}
 	text := event.TypeOf(e)
 	switch e := e.(type) {
 	case event.Published:
@@ -293,6 +306,11 @@ func (h *history) appended(r pipeline.Record) {
 		}
 		text += fmt.Sprintf(" %s by %s", h.label(e.Message), e.Client)
 	case event.Subscribed:
+		for _, s := range h.subs {
+			if s.client == e.Client && s.filter == e.Filter && s.beginAt.Equal(e.At) && s.logged.IsZero() {
+				s.logged = time.Now()
+			}
+		}
 		text += fmt.Sprintf(" %s %s", e.Client, e.Filter)
 	case event.Unsubscribed:
 		h.tells(r, e.Client, e.At)

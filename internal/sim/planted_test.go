@@ -107,11 +107,15 @@ func stamped(ops []sinks.Op, now int64) []sinks.Op {
 			o.Stamp = now
 			out[i] = o
 		case sinks.PutClient:
+			downLast := o.Down.Stamp >= o.Up.Stamp
 			if o.Up.Stamp > 0 {
 				o.Up.Stamp = now
 			}
 			if o.Down.Stamp > 0 {
 				o.Down.Stamp = now
+				if !downLast {
+					o.Down.Stamp--
+				}
 			}
 			out[i] = o
 		case sinks.PutMessage, sinks.DeleteMessage, sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained:

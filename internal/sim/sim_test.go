@@ -22,14 +22,15 @@ import (
 )
 
 var (
-	oneSeed = flag.Int64("seed", -1, "run this seed only and print its history")
-	verbose = flag.Bool("steps", false, "put every call into the history")
-	rush    = flag.Bool("rush", false, "make owners that do not know that they are none the rule")
-	logs    = flag.Bool("logs", false, "print what the processes log")
-	first   = flag.Int64("first", 0, "the first seed")
-	small   = flag.Bool("small", false, "with -seed: leave out of the history what it does not need to fail")
-	bug     = flag.String("bug", "", "plant this bug")
-	count   = flag.Int64("count", 0, "how many seeds, 0 = as many as fit the occasion")
+	oneSeed  = flag.Int64("seed", -1, "run this seed only and print its history")
+	verbose  = flag.Bool("steps", false, "put every call into the history")
+	rush     = flag.Bool("rush", false, "make owners that do not know that they are none the rule")
+	overtake = flag.Bool("overtake", false, "make acks that are in the log before their publishes the rule")
+	logs     = flag.Bool("logs", false, "print what the processes log")
+	first    = flag.Int64("first", 0, "the first seed")
+	small    = flag.Bool("small", false, "with -seed: leave out of the history what it does not need to fail")
+	bug      = flag.String("bug", "", "plant this bug")
+	count    = flag.Int64("count", 0, "how many seeds, 0 = as many as fit the occasion")
 )
 
 func TestMain(m *testing.M) {
@@ -215,6 +216,9 @@ func TestPipelineKeepsItsPromises(t *testing.T) {
 		p.planted = planted(*bug)
 		if *rush {
 			p.rush()
+		}
+		if *overtake {
+			p.overtake()
 		}
 		return p
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
+	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/memory"
 )
 
@@ -123,6 +124,13 @@ func newWorld(p plan, log *slog.Logger) *world {
 		w.disks = append(w.disks, newDisk())
 	}
 	w.hist.counts = w.counts
+	plan := w.rules.ForSink(sink)
+	w.hist.ops = func(e event.Event) []sinks.Op {
+		if e.Routes()[0].Kind != event.Sessions {
+			return nil // a copy for the replayer
+		}
+		return plan(e).Ops
+	}
 	w.mood.Store(&mood{})
 	w.step = newStepper(rand.New(rand.NewPCG(p.seed, 2)))
 	w.step.judge, w.step.delay, w.step.gather = w.judge, w.delay, w.takeLater
