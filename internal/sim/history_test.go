@@ -84,10 +84,11 @@ type subscription struct {
 	heard      time.Time       // when a replayer had dealt with that
 }
 
-// tells notes the record that tells of the end of a client's subscriptions at a time by the broker's clock.
-func (h *history) tells(r pipeline.Record, c event.ClientID, at time.Time) {
+// tells notes the record that tells of the end of a client's subscriptions: of those that ended at that time by the broker's clock, or
+// of all that ended until then.
+func (h *history) tells(r pipeline.Record, c event.ClientID, at time.Time, all bool) {
 	for _, s := range h.subs {
-		if s.client == c && s.endAt.Equal(at) && s.told.Topic == "" {
+		if s.client == c && !s.end.IsZero() && s.told.Topic == "" && (s.endAt.Equal(at) || all && s.endAt.Before(at)) {
 			s.told = r
 		}
 	}
@@ -313,15 +314,18 @@ func (h *history) appended(r pipeline.Record) {
 		}
 		text += fmt.Sprintf(" %s %s", e.Client, e.Filter)
 	case event.Unsubscribed:
-		h.tells(r, e.Client, e.At)
+		h.tells(r, e.Client, e.At, false)
 		text += fmt.Sprintf(" %s %s", e.Client, e.Filter)
 	case event.ReplayContinued:
 		h.seen[seenSlice]++
 		text += fmt.Sprintf(" %s %s slice %d of @%d", e.Client, e.Filter, e.Slice, e.Subscribe)
 	case event.Connected:
+		h.tells(r, e.Client, e.At, true)
 		text += " " + string(e.Client)
 	case event.Disconnected:
-		h.tells(r, e.Client, e.At)
+		if !e.ConnectedAt.IsZero() || e.Reason != "takenover" { // else it does not say of which connection it is
+			h.tells(r, e.Client, e.At, false)
+		}
 		text += " " + string(e.Client)
 	case event.Replayed:
 		h.aliases[e.BrokerID] = true
