@@ -16,7 +16,7 @@ const (
 	chaos   = 40 * time.Second
 	settled = chaos + 28*time.Second
 	back    = settled + 8*time.Second
-	rest    = back + 27*time.Second
+	rest    = back + 32*time.Second
 
 	sessionTime = 3 * time.Second
 	flushTime   = 1500 * time.Millisecond // the longest that a call of the store takes
