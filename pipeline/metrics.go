@@ -34,7 +34,8 @@ type Metrics struct {
 	ReplayActive     prometheus.Gauge
 	ReplayParked     *prometheus.GaugeVec // reason
 	ReplayUnacked    prometheus.Gauge
-	ReadLimit        *prometheus.GaugeVec // sink
+	ReadLimit        *prometheus.GaugeVec     // sink
+	ReadsAtOnce      *prometheus.HistogramVec // sink
 	ReplayFirst      prometheus.Histogram
 	ReplayDuration   prometheus.Histogram
 	Lookups          *prometheus.CounterVec // outcome
@@ -106,6 +107,7 @@ var (
 	fastBuckets   = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 	replayBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
 	countBuckets  = []float64{1, 4, 16, 64, 256, 1024, 4096, 16384}
+	readBuckets   = []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}
 )
 
 // NewMetrics makes the metrics and registers them. groups are the consumer groups of this process, sinks the names of its sinks.
@@ -151,6 +153,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		ReplayParked:     gauge("restante_replay_parked", "Replays that wait, by reason.", "reason"),
 		ReplayUnacked:    single("restante_replay_unacked_messages", "Messages of replays that are sent and not acknowledged."),
 		ReadLimit:        gauge("restante_replay_read_limit", "Reads of the sink that may run at once; it falls while they are slow.", "sink"),
+		ReadsAtOnce:      prometheus.NewHistogramVec(opts("restante_replay_reads_at_once", "Reads of the sink that ran, as another one began, that one included.", readBuckets), []string{"sink"}),
 		ReplayFirst:      prometheus.NewHistogram(opts("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets)),
 		ReplayDuration:   prometheus.NewHistogram(opts("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets)),
 		Lookups:          counter("restante_lookup_requests_total", "Lookups of a client's stored subscriptions, by how they ended.", "outcome"),
@@ -196,6 +199,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		m.BufferedBytes.WithLabelValues(s)
 		m.Stalled.WithLabelValues(s)
 		m.ReadLimit.WithLabelValues(s)
+		m.ReadsAtOnce.WithLabelValues(s)
 		m.BatchRecords.WithLabelValues(s)
 		m.FlushSeconds.WithLabelValues(s)
 	}
@@ -207,7 +211,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	m.ReplayParked.WithLabelValues(parkedResumed)
 	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.RepairedIDs, m.SourceClock, m.Flushes, m.BatchRecords, m.FlushSeconds,
 		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
-		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit,
+		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit, m.ReadsAtOnce,
 		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.Retained, m.RetainedSent, m.RetainedActive,
 		m.Positions, m.PositionMarks, m.PositionsWaiting, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
 	return m

@@ -61,7 +61,8 @@ func (r *Replayer) Own(ctx, work context.Context, g Generation, tp TP, from int6
 		r.pace = limiter(r.Limits.ProcessRate)
 		r.Sinks = maps.Clone(r.Sinks)
 		for name, s := range r.Sinks {
-			s.Store = throttled{s.Store, newThrottle(r.Limits.Reads, r.Limits.ReadTarget, r.Metrics.ReadLimit.WithLabelValues(name))}
+			limit, beside := r.Metrics.ReadLimit.WithLabelValues(name), r.Metrics.ReadsAtOnce.WithLabelValues(name)
+			s.Store = throttled{s.Store, newThrottle(r.Limits.Reads, r.Limits.ReadTarget, limit, beside)}
 			r.Sinks[name] = s
 		}
 	})

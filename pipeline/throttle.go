@@ -17,20 +17,22 @@ type throttle struct {
 	line   admission
 	most   int
 	target time.Duration
-	gauge  prometheus.Gauge // the limit
+	gauge  prometheus.Gauge    // the limit
+	beside prometheus.Observer // how many run, as one begins
 
-	mu    sync.Mutex
-	limit int
-	calls int // since the limit was looked at
-	spent time.Duration
+	mu      sync.Mutex
+	limit   int
+	running int
+	calls   int // since the limit was looked at
+	spent   time.Duration
 }
 
 const leastReads = 2
 
-func newThrottle(most int, target time.Duration, gauge prometheus.Gauge) *throttle {
+func newThrottle(most int, target time.Duration, gauge prometheus.Gauge, beside prometheus.Observer) *throttle {
 	most = max(most, 1)
 	gauge.Set(float64(most))
-	return &throttle{line: admission{free: most}, most: most, limit: most, target: target, gauge: gauge}
+	return &throttle{line: admission{free: most}, most: most, limit: most, target: target, gauge: gauge, beside: beside}
 }
 
 // do calls read when its turn has come. An error of ctx is its cause.
@@ -42,12 +44,23 @@ func (t *throttle) do(ctx context.Context, read func() error) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	t.runs(1)
 	began := time.Now()
 	err := read()
+	t.runs(-1)
 	if ctx.Err() == nil {
 		t.took(time.Since(began))
 	}
 	return err
+}
+
+// runs counts the reads that run.
+func (t *throttle) runs(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running += n; n > 0 {
+		t.beside.Observe(float64(t.running))
+	}
 }
 
 // took looks at the limit once for each round of so many reads as may run at once: down by a quarter, up by an eighth.

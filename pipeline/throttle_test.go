@@ -34,6 +34,8 @@ func (d *disk) read() error {
 	return nil
 }
 
+func unseen() prometheus.Observer { return prometheus.NewHistogram(prometheus.HistogramOpts{}) }
+
 // storm makes so many reads as fast as they are let, and returns the order in which they began and how many ran at once after that.
 func storm(t *testing.T, l *throttle, d *disk, n int) (order []int) {
 	t.Helper()
@@ -61,7 +63,7 @@ func TestReadsFollowTheSpeedOfTheStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gauge := prometheus.NewGauge(prometheus.GaugeOpts{})
-		l := newThrottle(64, 100*time.Millisecond, gauge)
+		l := newThrottle(64, 100*time.Millisecond, gauge, unseen())
 		d := &disk{each: 10 * time.Millisecond}
 		order := storm(t, l, d, 2000)
 		if !slices.IsSorted(order) || len(order) != 2000 {
@@ -87,7 +89,7 @@ func TestASlowStoreIsStillRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, most := range []int{1, 2, 3} {
-			l := newThrottle(most, time.Millisecond, prometheus.NewGauge(prometheus.GaugeOpts{}))
+			l := newThrottle(most, time.Millisecond, prometheus.NewGauge(prometheus.GaugeOpts{}), unseen())
 			d := &disk{each: time.Second}
 			if storm(t, l, d, 20); l.limit != min(most, leastReads) || d.most > most {
 				t.Errorf("of %d the limit is %d and %d ran at once", most, l.limit, d.most)
@@ -99,7 +101,7 @@ func TestASlowStoreIsStillRead(t *testing.T) {
 func TestWhoLeavesTheLineTakesNoPlace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newThrottle(1, time.Hour, prometheus.NewGauge(prometheus.GaugeOpts{}))
+		l := newThrottle(1, time.Hour, prometheus.NewGauge(prometheus.GaugeOpts{}), unseen())
 		release := make(chan struct{})
 		var wg sync.WaitGroup
 		wg.Go(func() {

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 		"writer":      func() int { return app.Main(app.ProcessWriter, app.RunWriter) },
 		"replayer":    func() int { return app.Main(app.ProcessReplayer, app.RunReplayer) },
 		"slow writer": func() int { return app.Main(app.ProcessWriter, runSlowWriter) },
+		"slow reader": func() int { return app.Main(app.ProcessReplayer, runSlowReader) },
 		"up":          runUp,
 	})
 }
@@ -55,6 +56,38 @@ func runSlowWriter(ctx, work context.Context, p *app.Process) error {
 		w.Stores[name] = slowStore{store}
 	}
 	return w.Write(ctx, work)
+}
+
+// slowReader takes a while for each read of messages.
+type slowReader struct{ sinks.Store }
+
+func (s slowReader) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, error) {
+	select {
+	case <-time.After(slowness / 50):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	return s.Store.Messages(ctx, q)
+}
+
+// runSlowReader is app.RunReplayer on stores that are slow to read.
+func runSlowReader(ctx, work context.Context, p *app.Process) error {
+	w, err := app.NewWire(ctx, p, p.Sinks)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := w.ReadyKafka(ctx); err != nil {
+		return err
+	}
+	for name, store := range w.Stores {
+		w.Stores[name] = slowReader{store}
+	}
+	pub, err := w.Publisher()
+	if err != nil {
+		return err
+	}
+	return w.Replay(ctx, work, pub, pub.Run)
 }
 
 // runUp is restante up on a directory and the addresses of MQTT, Kafka and admin server.

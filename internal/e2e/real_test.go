@@ -282,9 +282,12 @@ func promised(t *testing.T, b book, acked map[string]bool) {
 	}
 }
 
+// soaking reports whether the long figures are wanted.
+func soaking() bool { return os.Getenv("RESTANTE_SOAK") != "" }
+
 // long is how long an outage takes: the second in a soak.
 func long(short, soak time.Duration) time.Duration {
-	if os.Getenv("RESTANTE_SOAK") != "" {
+	if soaking() {
 		return soak
 	}
 	return short

@@ -186,5 +186,69 @@ func TestAStormOfSubscribesIsServed(t *testing.T) {
 	if acked := e2etest.Metric(t, s.admin["ingest"], "restante_replay_messages_total", `outcome="acked"`); acked != float64(2*n*stormMessages+slowly) {
 		t.Errorf("%v messages of replays are counted as acked, want %d", acked, 2*n*stormMessages+slowly)
 	}
+	s.boundedReads("ingest", 64, 2*n+1)
 	up.Stop()
+}
+
+// boundedReads checks that a process has never read more than so many times at once for its replays, and gives how many reads began beside
+// at least half as many.
+func (s *setup) boundedReads(process string, limit, replays int) (beside float64) {
+	s.t.Helper()
+	began := func(most string) float64 {
+		return e2etest.Metric(s.t, s.admin[process], "restante_replay_reads_at_once_bucket", fmt.Sprintf("le=%q", most))
+	}
+	all := began("+Inf")
+	beside = all - began(fmt.Sprint(limit/2))
+	s.t.Logf("%v reads of the store for %d replays, at most %d at a time; %v began beside %d or more", all, replays, limit, beside, limit/2)
+	if over := all - began(fmt.Sprint(limit)); over > 0 || all < float64(replays) {
+		s.t.Errorf("%v of %v reads began beside %d or more", over, all, limit)
+	}
+	return beside
+}
+
+const stormProcesses = `
+kafka:
+  brokers: %[1]q
+  messages: {partitions: %[2]d, replication: 1}
+  sessions: {partitions: %[2]d}
+  dead: {partitions: 1}
+shutdown: {drain: 5s}
+sources: {devices: {type: embedded, listen: %[3]q}}
+sinks: {history: {type: sqlite, path: %[4]q}}
+rules: [{topic: "slow/#", action: save_offline_messages, sink: history}]
+replayer: {clock_skew: 0s, max_reads: %[7]d}
+delivery: {to: topic, evidence: broker, secret_file: %[5]q, mqtt: {url: "mqtt://%[3]s"}}
+admin: {listen: %[6]q}
+`
+
+// TestAStormAsksTheStoreForNoMoreThanItMay: many subscribe at once, and the store is slow.
+func TestAStormAsksTheStoreForNoMoreThanItMay(t *testing.T) {
+	t.Parallel()
+	const limit = 8
+	n := 100
+	if soaking() {
+		n = 2000
+	}
+	s := newSetupWithoutKafka(t)
+	s.configure = func(admin string) string {
+		return fmt.Sprintf(stormProcesses, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin, limit)
+	}
+	startKafka(t, s.kafka)
+	if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
+		t.Fatal(err)
+	}
+	all := s.startAll("ingest", "writer")
+	all["replayer"] = e2etest.Start(t, "slow reader", "-config", s.config("replayer"))
+	e2etest.AwaitReady(t, s.admin["replayer"])
+	c := newCrowd(t, s.broker, "slow", n)
+	c.fill()
+	e2etest.AwaitRows(t, s.database, n*stormMessages)
+	c.storm(time.Duration(n) * time.Millisecond)
+	e2etest.AwaitRows(t, s.database, 0)
+	if s.boundedReads("replayer", limit, n) == 0 {
+		t.Error("the storm did not come near the limit")
+	}
+	for _, p := range all {
+		p.Stop()
+	}
 }
