@@ -163,7 +163,7 @@ func (k *backlog) work(b *testing.B, store sinks.Writer, limits pipeline.Limits)
 		b.Fatal(err)
 	}
 	storing := &pipeline.Storing{
-		Sink: sinkName, Store: store, Backoff: pipeline.DefaultBackoff, Metrics: metrics, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Sink: sinkName, Store: store, Backoff: pipeline.DefaultBackoff, Metrics: metrics, Log: slog.New(slog.DiscardHandler),
 	}
 	dead := &pipeline.DeadLetters{Topic: "mqtt.dead", Group: group, Component: "writer", Metrics: metrics, Log: storing.Log}
 	plan := saveAll(b).ForSink(sinkName)

@@ -46,6 +46,7 @@ func (w *Worker) flush(ctx context.Context, all bool) error {
 	}
 	w.Metrics.FlushSeconds.WithLabelValues(w.Storing.Sink).Observe(time.Since(began).Seconds())
 	w.Metrics.BatchRecords.WithLabelValues(w.Storing.Sink).Observe(float64(n))
+	w.settle(n)
 	w.hold.drop(n)
 	w.measure(len(w.hold.recs), w.hold.bytes)
 	return nil
@@ -62,6 +63,7 @@ func (w *Worker) finish(ctx context.Context, recs []held) error {
 	if err := w.persist(ctx, recs); err != nil {
 		return err
 	}
+	w.wroteAt = w.Now()
 	for i := range recs {
 		r := &recs[i]
 		if r.dead == nil {

@@ -17,9 +17,10 @@ type held struct {
 	size int
 	dead error // why the record goes to the dead letters, nil = it does not
 
-	key  msgKey // of the message that its PutMessage is of
-	put  bool   // there is one, and it stands
+	key  msgKey // of the message that it publishes or acknowledges
+	put  bool   // there is a PutMessage, and it stands
 	prev int64  // sequence number of the record with the copy before; none when that is not held
+	fate fate   // for the books
 }
 
 // hold keeps the fetched and uncommitted records of one partition, in order, and elides what annihilates. It belongs to one
@@ -32,8 +33,10 @@ type hold struct {
 	// puts finds, by message, the last of the held records whose PutMessage of it stands; prev leads to the copies before.
 	puts map[msgKey]int64
 	mem  Recent[msgKey, memState] // written and acked messages
-	mark mark
-	skew time.Duration
+	// unstored are messages that were not written because they had expired, or were rejected, before any ack.
+	unstored Recent[msgKey, bool]
+	mark     mark
+	skew     time.Duration
 
 	elided, duplicates int // since the last look
 	shown              struct{ records, bytes int }
@@ -67,12 +70,16 @@ func (h *hold) add(r *Record, at time.Time, p Plan, dead error) {
 		switch o := o.(type) {
 		case sinks.PutMessage:
 			k := keyOf(o.Topic, o.ID)
-			if p.Elidable && h.mem.Get(k) == memAcked {
+			gone := p.Elidable && h.mem.Get(k).acked()
+			if rec.fate == fateNone {
+				rec.key, rec.fate = k, h.published(k)
+			}
+			if gone {
 				h.duplicates++ // its ack came before: the message is gone, or its deletion is held
 				continue
 			}
 			if !rec.put {
-				rec.key, rec.put, rec.prev = k, true, none
+				rec.put, rec.prev = true, none
 				if s, ok := h.puts[k]; ok {
 					rec.prev = s
 				}
@@ -80,12 +87,14 @@ func (h *hold) add(r *Record, at time.Time, p Plan, dead error) {
 			}
 		case sinks.DeleteMessage:
 			k := keyOf(o.Topic, o.ID)
-			if p.Elidable && h.elide(k, o.ID, r.Offset) {
-				h.mem.Put(k, memAcked)
+			elided := p.Elidable && h.elide(k, o.ID, r.Offset)
+			if rec.fate == fateNone {
+				rec.key, rec.fate = k, h.acked(k, elided)
+			}
+			if elided {
 				h.add0(rec, nil)
 				return
 			}
-			h.mem.Put(k, memAcked)
 		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
 		}
 		ops = append(ops, o)
@@ -121,7 +130,9 @@ func (h *hold) elide(k msgKey, id event.ID, ack int64) bool {
 	}
 	for s := last; s >= h.first; s = h.recs[s-h.first].prev {
 		r := &h.recs[s-h.first]
-		r.put = false
+		if r.put = false; r.fate == fateStored {
+			r.fate = fateElided
+		}
 		kept := r.ops[:0]
 		for _, o := range r.ops {
 			if m, ok := o.(sinks.PutMessage); !ok || keyOf(m.Topic, m.ID) != k {
@@ -175,7 +186,7 @@ func (h *hold) drop(n int) {
 // be in the store, whatever the flush says.
 func (h *hold) wrote(n int) {
 	for i := range n {
-		if r := &h.recs[i]; r.put && h.mem.Get(r.key) != memAcked {
+		if r := &h.recs[i]; r.put && !h.mem.Get(r.key).acked() {
 			h.mem.Put(r.key, memWritten)
 		}
 	}
@@ -186,11 +197,14 @@ func (h *hold) recall(p Plan) {
 	for _, o := range p.Ops {
 		switch o := o.(type) {
 		case sinks.PutMessage:
-			if k := keyOf(o.Topic, o.ID); h.mem.Get(k) != memAcked {
+			k := keyOf(o.Topic, o.ID)
+			if h.mem.Get(k).acked() {
+				h.mem.Put(k, memAcked)
+			} else {
 				h.mem.Put(k, memWritten)
 			}
 		case sinks.DeleteMessage:
-			h.mem.Put(keyOf(o.Topic, o.ID), memAcked)
+			h.acked(keyOf(o.Topic, o.ID), false)
 		case sinks.PutAcked, sinks.DeleteAcked, sinks.PutRetained, sinks.DeleteRetained, sinks.PutClient, sinks.PutSub, sinks.DeleteSub:
 		}
 	}
@@ -201,4 +215,7 @@ type memState byte
 const (
 	memWritten memState = 1 + iota
 	memAcked
+	memAckedFirst // and no publish of it was seen
 )
+
+func (s memState) acked() bool { return s == memAcked || s == memAckedFirst }

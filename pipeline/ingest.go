@@ -204,10 +204,12 @@ func (i *Ingest) prepare(e event.Event) (event.Event, string) {
 	switch {
 	case i.Rules.Own(who):
 		return nil, dropOwn
-	case !i.Rules.Wants(e):
-		return nil, dropUnwanted
+	case i.Rules.Wants(e):
+		return e, ""
+	case i.Rules.leavesOut(e):
+		return nil, SkipQoS0
 	}
-	return e, ""
+	return nil, dropUnwanted
 }
 
 // oversize turns a publish over the limit into a dead letter: it is whole, durable and counted, and never stored.

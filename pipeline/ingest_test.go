@@ -207,7 +207,7 @@ func TestWhatIsNotWantedIsCountedAndAcknowledged(t *testing.T) {
 			reason string
 		}{
 			"no rule":                  {in.message("u/1", "a"), "no_rule"},
-			"QoS 0":                    {qos0, "no_rule"},
+			"QoS 0":                    {qos0, "qos0"},
 			"a message of ours":        {own, "own_client"},
 			"a subscribe of ours":      {in.session("restante-ingest-0"), "own_client"},
 			"an ack of ours":           {event.Acked{Topic: eventtest.Topic(t, "t/1"), Client: "restante-x", Message: s.head().ID}, "own_client"},

@@ -1,6 +1,9 @@
 package pipeline
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -17,6 +20,8 @@ type Metrics struct {
 	BatchRecords     *prometheus.HistogramVec
 	FlushSeconds     *prometheus.HistogramVec
 	Persisted        *prometheus.CounterVec // sink
+	Messages         *prometheus.CounterVec // sink, fate
+	Acks             *prometheus.CounterVec // sink, effect
 	Elided           *prometheus.CounterVec // sink
 	Duplicates       *prometheus.CounterVec // sink
 	Expired          *prometheus.CounterVec // sink
@@ -135,9 +140,11 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		BatchRecords:     prometheus.NewHistogramVec(opts("restante_writer_batch_records", "Records in one flush.", countBuckets), []string{"sink"}),
 		FlushSeconds:     prometheus.NewHistogramVec(opts("restante_writer_flush_duration_seconds", "Duration of a flush, retries included.", fastBuckets), []string{"sink"}),
 		Persisted:        counter("restante_writer_persisted_records_total", "Operations that are durable in the sink.", "sink"),
+		Messages:         counter("restante_writer_messages_total", "Publishes that are done with at a sink, by what became of them. The fates of one sink add up to what was published.", "sink", "fate"),
+		Acks:             counter("restante_writer_acks_total", "Acks of messages that are done with at a sink, by what they did. Deleted and elided add up to what was delivered.", "sink", "effect"),
 		Elided:           counter("restante_writer_elided_total", "Messages that were acknowledged before they were written, so that neither is.", "sink"),
 		Duplicates:       counter("restante_writer_duplicate_records_total", "Publishes that came again after their message was acknowledged.", "sink"),
-		Expired:          counter("restante_writer_expired_total", "Messages that had expired before they could be written.", "sink"),
+		Expired:          counter("restante_writer_expired_total", "Messages that had expired before they were written.", "sink"),
 		Buffered:         gauge("restante_writer_buffered_records", "Records held before they are written.", "sink"),
 		BufferedBytes:    gauge("restante_writer_buffered_bytes", "Bytes of the records held before they are written.", "sink"),
 		Retries:          counter("restante_sink_retries_total", "Flushes that were tried again.", "sink"),
@@ -176,11 +183,13 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		}
 	}
 	fill(m.Received, eventTypes)
-	fill(m.IngestDropped, []string{dropUnwanted, dropOversize, dropOwn, dropInvalid})
+	fill(m.IngestDropped, []string{dropUnwanted, SkipQoS0, dropOversize, dropOwn, dropInvalid})
 	fill(m.Flushes, sinks, []string{triggerHold, triggerBytes, triggerEnd}, []string{outcomeOK, outcomeError, outcomeFenced})
 	for _, v := range []*prometheus.CounterVec{m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Retries} {
 		fill(v, sinks)
 	}
+	fill(m.Messages, sinks, slices.Sorted(maps.Values(fateNames)))
+	fill(m.Acks, sinks, slices.Sorted(maps.Values(effectNames)))
 	components := []string{"writer", "replayer"}
 	fill(m.Skipped, components, Skips)
 	fill(m.DeadLetters, components, []string{deadMalformed, deadRejected})
@@ -210,7 +219,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	m.ReplayParked.WithLabelValues(parkedNotAcking)
 	m.ReplayParked.WithLabelValues(parkedResumed)
 	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.RepairedIDs, m.SourceClock, m.Flushes, m.BatchRecords, m.FlushSeconds,
-		m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
+		m.Persisted, m.Messages, m.Acks, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit, m.ReadsAtOnce,
 		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.Retained, m.RetainedSent, m.RetainedActive,
 		m.Positions, m.PositionMarks, m.PositionsWaiting, m.RoundSeconds, m.TailRecords, m.TailOverBudget)

@@ -149,6 +149,12 @@ func (r *Rules) Wants(e event.Event) bool {
 	return false
 }
 
+// leavesOut reports whether the event is a publish that a rule would store at another QoS.
+func (r *Rules) leavesOut(e event.Event) bool {
+	p, ok := e.(event.Published)
+	return ok && p.QoS == 0 && r.any(MessagePublish, p.Topic, func(a Action) bool { return a == OnMessagePublish })
+}
+
 // LooksUpRetained reports whether retained messages are looked up on the sink.
 func (r *Rules) LooksUpRetained(sink string) bool {
 	return slices.ContainsFunc(r.rules, func(c compiled) bool { return c.Sink == sink && c.Action == OnRetainLookup })

@@ -103,7 +103,7 @@ func (s *stack) committed(group string, tp pipeline.TP, at int64) {
 			continue
 		}
 		m, ok := e.(event.Published)
-		if !ok || acked[m.ID] || m.QoS == 0 || len(s.rules.Plan(e).Ops) == 0 {
+		if !ok || acked[m.ID] || m.QoS == 0 || !slices.ContainsFunc(s.rules.Plan(e).Ops, pends) {
 			continue
 		}
 		if stored[m.Topic] == nil {
@@ -113,6 +113,12 @@ func (s *stack) committed(group string, tp pipeline.TP, at int64) {
 			s.broken = append(s.broken, fmt.Sprintf("commit %d of %s: the message of offset %d is not stored", at, tp, r.Offset))
 		}
 	}
+}
+
+// pends reports whether the op makes a message wait for clients, now.
+func pends(o sinks.Op) bool {
+	m, ok := o.(sinks.PutMessage)
+	return ok && !m.History && (m.Expires.IsZero() || m.Expires.After(time.Now()))
 }
 
 func (s *stack) stored(topic event.Topic) map[event.ID]bool {

@@ -24,7 +24,6 @@ type Storing struct {
 	Turn    func()
 	Metrics *Metrics
 	Log     *slog.Logger
-	Now     func() time.Time
 
 	stalled atomic.Int32 // flushes that are being retried
 }
@@ -46,12 +45,6 @@ func (s *Storing) resume() bool {
 // (fault.Fatal, or the cause of ctx's end) means that nothing may be taken as durable.
 func (s *Storing) Persist(ctx context.Context, ops []sinks.Op) (poison map[int]error, err error) {
 	merged, from := sinks.Coalesce(ops)
-	now := s.Now()
-	for _, o := range merged {
-		if m, ok := o.(sinks.PutMessage); ok && !m.Expires.IsZero() && !m.Expires.After(now) {
-			s.Metrics.Expired.WithLabelValues(s.Sink).Inc()
-		}
-	}
 	bad := make(map[int]error)
 	all := make([]int, len(merged))
 	for i := range merged {

@@ -33,7 +33,7 @@ func TestAStoreThatIsAwayIsSaidOnce(t *testing.T) {
 			return apply()
 		}}
 		s := &pipeline.Storing{
-			Sink: "s", Store: st, Backoff: pipeline.DefaultBackoff, Metrics: newMetrics(), Log: slog.New(slog.NewTextHandler(&text, nil)), Now: time.Now,
+			Sink: "s", Store: st, Backoff: pipeline.DefaultBackoff, Metrics: newMetrics(), Log: slog.New(slog.NewTextHandler(&text, nil)),
 		}
 		for outage := 1; outage <= 2; outage++ {
 			away.Store(true)

@@ -79,7 +79,7 @@ func (s *store) payloads(t testing.TB, topic string) []string {
 }
 
 func storing(s sinks.Writer, m *pipeline.Metrics) *pipeline.Storing {
-	return &pipeline.Storing{Sink: "s", Store: s, Backoff: pipeline.DefaultBackoff, Metrics: m, Log: quiet, Now: time.Now}
+	return &pipeline.Storing{Sink: "s", Store: s, Backoff: pipeline.DefaultBackoff, Metrics: m, Log: quiet}
 }
 
 // puts are n messages of the topic t/1.

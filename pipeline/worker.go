@@ -72,6 +72,7 @@ type Worker struct {
 	doubt     bool      // whether the partition is still ours must be asked before writing
 	markAfter time.Time // when the mark is tried to be read
 	lastFlush time.Time
+	wroteAt   time.Time // when the store had the last flush, by Now
 	recalled  bool
 	stopped   prometheus.Gauge // != nil: the partition stands still
 }
@@ -85,6 +86,7 @@ func (w *Worker) Run(ctx, work context.Context) error {
 	w.hold.puts = make(map[msgKey]int64)
 	w.hold.skew = w.Limits.ClockSkew
 	w.hold.mem = Recent[msgKey, memState]{Limit: max(w.Limits.Memory/2, 1), Age: 5 * time.Minute}
+	w.hold.unstored = Recent[msgKey, bool]{Limit: max(w.Limits.Memory/2, 1), Age: 5 * time.Minute}
 	now := time.Now()
 	w.lastGood, w.lastFlush, w.markAfter = now, now, now.Add(w.Limits.MarkAfter)
 	defer func() { w.measure(0, 0) }()
@@ -239,6 +241,7 @@ func (w *Worker) take(ctx context.Context, recs []Record) error {
 	defer w.count()
 	now := time.Now()
 	w.hold.mem.Tick(now)
+	w.hold.unstored.Tick(now)
 	for i := range recs {
 		r := &recs[i]
 		e, err := event.Decode(w.Kind, r.Wire)
@@ -254,6 +257,9 @@ func (w *Worker) take(ctx context.Context, recs []Record) error {
 			}
 		}
 		w.hold.add(r, now, p, err)
+		if w.Kind == event.Messages {
+			w.hold.note(e, p)
+		}
 		w.next = r.Offset + 1
 	}
 	return nil

@@ -15,6 +15,7 @@ type SinkMetrics struct {
 	events      *prometheus.CounterVec   // sink, event
 	unprocessed *prometheus.CounterVec   // sink
 	capacity    *prometheus.CounterVec   // sink, table
+	expired     *prometheus.CounterVec   // sink
 }
 
 // NewSinkMetrics makes and registers them, with a series at zero for each sink and what it can tell.
@@ -34,10 +35,15 @@ func NewSinkMetrics(reg prometheus.Registerer, c Config, names []string) *SinkMe
 		capacity: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "restante_sink_consumed_capacity_units_total", Help: "Capacity units that requests to DynamoDB consumed, by operation.",
 		}, []string{"sink", "operation"}),
+		expired: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "restante_sink_expired_messages_total", Help: "Messages that waited in a store and were removed when their time was over. Told by SQLite only: the others do it by themselves.",
+		}, []string{"sink"}),
 	}
-	reg.MustRegister(m.duration, m.events, m.unprocessed, m.capacity)
+	reg.MustRegister(m.duration, m.events, m.unprocessed, m.capacity, m.expired)
 	for _, name := range names {
 		switch s := c.Sinks[name]; {
+		case s.SQLite != nil:
+			m.expired.WithLabelValues(name)
 		case s.Cassandra != nil:
 			for _, k := range cassandra.Counters() {
 				m.events.WithLabelValues(name, string(k))

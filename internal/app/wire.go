@@ -34,6 +34,7 @@ type Wire struct {
 	// broker's clock is ours.
 	Alone bool
 
+	stores    *SinkMetrics
 	counters  *prometheus.CounterVec
 	kafkaSeen chan struct{}        // closed when the topics were seen to be as they must be; nil where that is waited for first
 	seen      map[string]chan bool // by sink, whether its store was seen to be ready, in a channel of one
@@ -73,9 +74,9 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 	if w.Kafka, err = OpenKafka(c, p.Registry, p.Log); err != nil { //nolint:contextcheck // its files are read at once
 		return nil, err
 	}
-	stores := NewSinkMetrics(p.Registry, c, sinkNames)
+	w.stores = NewSinkMetrics(p.Registry, c, sinkNames)
 	for _, name := range sinkNames {
-		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer && !c.keepsPositions(name), Log: p.Log.With("sink", name), Metrics: stores}
+		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer && !c.keepsPositions(name), Log: p.Log.With("sink", name), Metrics: w.stores}
 		s, err := c.OpenSink(ctx, name, parts)
 		if err != nil {
 			w.Close()

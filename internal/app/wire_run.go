@@ -216,7 +216,7 @@ func (w *Wire) Write(ctx, work context.Context) error {
 		joined := w.joining(group, g)
 		storing := &pipeline.Storing{
 			Sink: name, Store: w.Stores[name], Backoff: pipeline.DefaultBackoff, Timeout: c.Writer.FlushTimeout,
-			Metrics: w.Metrics, Log: w.Process.Log, Now: time.Now,
+			Metrics: w.Metrics, Log: w.Process.Log,
 		}
 		dead := w.deadLetters(producer, group, "writer")
 		plan := w.Rules.ForSink(name)
@@ -257,7 +257,8 @@ type purger interface {
 func (w *Wire) purge(ctx context.Context, sink string, p purger) error {
 	const every = time.Minute
 	for pipeline.Sleep(ctx, every) == nil {
-		if done, err := p.Purge(ctx); err != nil && ctx.Err() == nil {
+		done, err := p.Purge(ctx)
+		if w.stores.expired.WithLabelValues(sink).Add(float64(done.Messages)); err != nil && ctx.Err() == nil {
 			w.Process.Log.WarnContext(ctx, "purge failed, will be tried again", "sink", sink, "err", err)
 		} else if done != (sqlite.Purged{}) {
 			w.Process.Log.DebugContext(ctx, "purged", "sink", sink, "expired", done.Expired, "tombstones", done.Tombstones, "topics", done.Topics)
@@ -346,7 +347,7 @@ func (w *Wire) positions(sink string) *pipeline.Storing {
 	}
 	return &pipeline.Storing{
 		Sink: sink, Store: w.Stores[sink], Backoff: pipeline.DefaultBackoff, Timeout: c.Writer.FlushTimeout,
-		Metrics: w.Metrics, Log: w.Process.Log, Now: time.Now,
+		Metrics: w.Metrics, Log: w.Process.Log,
 	}
 }
 

@@ -49,7 +49,7 @@ func peak(t *testing.T, p *e2etest.Process) float64 {
 	return kb / 1024
 }
 
-// TestALongReplayOutlivesItsReplayer: it is killed in the middle; what its last slice had sent comes again, and nothing else.
+// TestALongReplayOutlivesItsReplayer: it is killed in the middle; what it had sent and was not acknowledged comes again, and nothing else.
 func TestALongReplayOutlivesItsReplayer(t *testing.T) {
 	t.Parallel()
 	total, slice := 2_000, 200
@@ -106,8 +106,9 @@ func TestALongReplayOutlivesItsReplayer(t *testing.T) {
 	if len(first) != total {
 		t.Errorf("%d of %d messages came in their order", len(first), total)
 	}
-	if again > slice {
-		t.Errorf("%d messages came again, a slice has %d", again, slice)
+	const window = 16
+	if again > window {
+		t.Errorf("%d messages came again, %d can be un-acknowledged", again, window)
 	}
 	t.Logf("%d messages in slices of %d: %d came again, the replayer had at most %.0f MB", total, slice, again, memory)
 	const most = 100 + 64 // MB: 64 are the budget of the tail

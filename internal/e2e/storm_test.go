@@ -187,6 +187,12 @@ func TestAStormOfSubscribesIsServed(t *testing.T) {
 		t.Errorf("%v messages of replays are counted as acked, want %d", acked, 2*n*stormMessages+slowly)
 	}
 	s.boundedReads("ingest", 64, 2*n+1)
+	booked := func(name, label string) float64 { return e2etest.Metric(t, s.admin["ingest"], name, label) }
+	published := booked("restante_ingest_events_total", `event="mqtt.message.publish"`)
+	stored, deleted := booked("restante_writer_messages_total", `fate="stored"`), booked("restante_writer_acks_total", `effect="deleted"`)
+	if want := float64(2*n*stormMessages + slowly); published != want || stored != want || deleted != want {
+		t.Errorf("%v published, %v stored, %v delivered, want %v each", published, stored, deleted, want)
+	}
 	up.Stop()
 }
 

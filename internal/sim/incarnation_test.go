@@ -91,7 +91,7 @@ func (in *incarnation) deadLetters(group, component string) *pipeline.DeadLetter
 
 func (in *incarnation) storing(whole bool) *pipeline.Storing {
 	s := in.w.planted.store(&store{in: in, mem: in.w.mem, whole: whole})
-	return &pipeline.Storing{Sink: sink, Store: s, Backoff: backoff, Metrics: in.m, Log: in.w.log, Now: in.now}
+	return &pipeline.Storing{Sink: sink, Store: s, Backoff: backoff, Metrics: in.m, Log: in.w.log}
 }
 
 func (w *world) startWriter(i int) {

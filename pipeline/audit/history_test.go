@@ -61,7 +61,7 @@ func (w *world) write(store sinks.Store) (stop func()) {
 	done := make(chan error, 1)
 	go func() { // ends with ctx
 		dead := w.deadLetters(c)
-		storing := &pipeline.Storing{Sink: "s", Store: store, Backoff: pipeline.DefaultBackoff, Metrics: w.metrics, Log: quiet, Now: time.Now}
+		storing := &pipeline.Storing{Sink: "s", Store: store, Backoff: pipeline.DefaultBackoff, Metrics: w.metrics, Log: quiet}
 		err := pipeline.Consume(ctx, context.Background(), c.Group(group, topics.Messages), quiet,
 			func(ctx, work context.Context, g pipeline.Generation, tp pipeline.TP, from int64) error {
 				k := &pipeline.Worker{

@@ -12,8 +12,8 @@ import (
 
 // Purged counts what a purge removed.
 type Purged struct {
-	// Expired are messages and retained messages past their time.
-	Expired int64
+	// Messages are messages past their time that waited for clients; Expired are those with the retained ones and the history.
+	Messages, Expired int64
 	// Tombstones are removals that no late write can meet any more.
 	Tombstones int64
 	// Topics are rows of the topic index without a message below.
@@ -42,11 +42,14 @@ func (s *Store) Purge(ctx context.Context) (Purged, error) {
 		remove func(ctx context.Context, t *tx, key []any) error
 	}{
 		{sweep{"mqtt_msg_props", []string{"topic", "msgid"}, "expires <= ?"}, now.UnixMicro(), func(ctx context.Context, t *tx, key []any) error {
-			n, err := t.count(ctx, expireProps, key[0], key[1], now.UnixMicro())
-			if err != nil || n == 0 {
+			var history bool
+			ok, err := t.row(ctx, expireProps, []any{key[0], key[1], now.UnixMicro()}, &history)
+			if err != nil || !ok {
 				return err
 			}
-			p.Expired++
+			if p.Expired++; !history {
+				p.Messages++
+			}
 			return t.exec(ctx, deleteMessage, key[0], key[1])
 		}},
 		{sweep{"mqtt_retain", []string{"topic"}, "expires <= ?"}, now.UnixMicro(), func(ctx context.Context, t *tx, key []any) error {

@@ -295,7 +295,9 @@ func TestLateWritesMeetTombstones(t *testing.T) {
 	old.Expires = time.Time{}
 	apply(t, s, puts...)
 	apply(t, s, dels...)
-	apply(t, s, sinks.PutMessage{Message: keep}, sinks.PutMessage{Message: short}, sinks.PutRetained{Message: short})
+	past := message(eventtest.Topic(t, "s"), now, 2)
+	past.Expires = now.Add(time.Hour)
+	apply(t, s, sinks.PutMessage{Message: keep}, sinks.PutMessage{Message: short}, sinks.PutRetained{Message: short}, sinks.PutMessage{Message: past, History: true})
 
 	purge := func(want sqlite.Purged) {
 		t.Helper()
@@ -313,11 +315,11 @@ func TestLateWritesMeetTombstones(t *testing.T) {
 	}
 	purge(sqlite.Purged{})
 	apply(t, s, puts[:10]...)
-	if n := count("mqtt_msg"); n != 2 {
-		t.Errorf("%d messages, want the two that were not removed", n)
+	if n := count("mqtt_msg"); n != 3 {
+		t.Errorf("%d messages, want the three that were not removed", n)
 	}
 	now = now.Add(2 * time.Hour)
-	purge(sqlite.Purged{Expired: 2})
+	purge(sqlite.Purged{Messages: 1, Expired: 3})
 	apply(t, s, sinks.PutRetained{Message: old})
 	if n := count("mqtt_retain"); n != 0 {
 		t.Error("what an expired retained message had replaced came back")

@@ -68,7 +68,7 @@ var writerTexts = [...]string{
 	putProps: `INSERT INTO mqtt_msg_props (topic, msgid, expires, history, props) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT DO UPDATE SET expires = excluded.expires, history = excluded.history, props = excluded.props`,
 	deleteProps: `DELETE FROM mqtt_msg_props WHERE topic = ? AND msgid = ?`,
-	expireProps: `DELETE FROM mqtt_msg_props WHERE topic = ? AND msgid = ? AND expires <= ?`,
+	expireProps: `DELETE FROM mqtt_msg_props WHERE topic = ? AND msgid = ? AND expires <= ? RETURNING history`,
 
 	putGone: `INSERT INTO mqtt_gone (tab, part, clust, stamp, since) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT DO UPDATE SET stamp = max(stamp, excluded.stamp), since = max(since, excluded.since)`,
