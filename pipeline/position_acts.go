@@ -115,11 +115,13 @@ func (h *heard) add(id event.ID) {
 	}
 }
 
-// mark sets the mark of a scope: messages up to id may be left. A row that is there must not have reached it.
+// mark sets the mark of a scope: messages up to id may be left. A row that is there must not have reached it. A mark that stands beyond
+// id already stands for this too: only a replay that looks from now on may clear it.
 func (l *ledger) mark(s scope, id event.ID) {
-	if m := l.row(s, kindMark); m.gone || id.Compare(m.id) > 0 {
-		l.set++
-		m.since = l.set
+	m := l.row(s, kindMark)
+	l.set++
+	m.since = l.set
+	if m.gone || id.Compare(m.id) > 0 {
 		l.put(m, id)
 		l.k.o.r.Metrics.PositionMarks.WithLabelValues(markSet).Inc()
 	}

@@ -270,6 +270,40 @@ func TestADroppedDeliveryComesWithTheNextSubscribe(t *testing.T) {
 	})
 }
 
+// takesAWhile is a store that is slow to answer.
+type takesAWhile struct{ sinks.Reader }
+
+func (s takesAWhile) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, error) {
+	found, err := s.Reader.Messages(ctx, q)
+	return found, errors.Join(err, pipeline.Sleep(ctx, time.Second))
+}
+
+func TestADropBehindTheLastLookOfAReplayIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	story(t, pubsubRules(t, nil, "t/#"), func(r *pipeline.Replayer) {
+		keepsPositions(r)
+		at := r.Sinks["s"]
+		at.Store = takesAWhile{at.Store}
+		r.Sinks["s"] = at
+		r.Limits.ClockSkew = 2 * time.Second
+	}, func(t *testing.T, s *stack, b *broker) {
+		s.subscribe("c", "t/1")
+		time.Sleep(500 * time.Millisecond) // the replay has looked, and waits for the answer
+		lost := s.keep("t/1", "lost")      // it belongs to the replay too, whose mark stands beyond it
+		s.put(event.Dropped{Head: s.head(), Topic: lost.Topic, Client: "c", Message: lost.ID, Reason: "queue_full"})
+		time.Sleep(time.Minute)
+		s.acks("c", s.keep("t/1", "live"))
+		time.Sleep(15 * time.Minute) // what was acknowledged is forgotten with the client
+		s.leaves("c")
+		s.subscribe("c", "t/1")
+		time.Sleep(15 * time.Second)
+		if diff := cmp.Diff([]string{"lost", "live"}, b.payloads("c")); diff != "" {
+			t.Error(diff)
+		}
+		s.settled(t)
+	})
+}
+
 func TestALateDropLowersThePosition(t *testing.T) {
 	t.Parallel()
 	telling(t, nil, func(t *testing.T, s *stack, b *broker) {
