@@ -47,6 +47,9 @@ func pubsubRules(t testing.TB, change func(*pipeline.Rule), filters ...string) [
 	return out
 }
 
+// wellAfter is how long it may take until every client has what is left for it, when nothing goes wrong.
+const wellAfter = 3 * time.Minute
+
 func newPubsubWorld(t *testing.T, seed uint64) *pubsubWorld {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 7))
@@ -55,15 +58,16 @@ func newPubsubWorld(t *testing.T, seed uint64) *pubsubWorld {
 	w.limits.AckTimeout, w.limits.Retry = 5*time.Second, []time.Duration{5 * time.Second}
 	w.limits.PositionHold = time.Duration(1+rng.IntN(3)) * time.Second
 	if rng.IntN(3) > 0 {
-		w.skew = 3 * time.Second
+		w.skew = []time.Duration{3 * time.Second, 3 * time.Second, time.Second, 300 * time.Millisecond}[rng.IntN(4)]
 		w.limits.ClockSkew = 2 * w.skew
 		if rng.IntN(2) == 0 {
 			w.limits.Settle = 15 * time.Second
 		}
 	}
 	if rng.IntN(4) == 0 {
-		w.ttl = 3 * time.Minute
+		w.ttl = wellAfter + time.Duration(rng.IntN(120))*time.Second
 	}
+	w.slow, w.lapses, w.restless = rng.IntN(2) == 0, rng.IntN(3) == 0, rng.IntN(2) == 0
 	w.first = []time.Duration{0, 0, pipeline.FirstAll, 5 * time.Minute}[rng.IntN(4)]
 	rules := pubsubRules(t, func(r *pipeline.Rule) {
 		switch r.Action {
@@ -89,9 +93,10 @@ func newPubsubWorld(t *testing.T, seed uint64) *pubsubWorld {
 	return w
 }
 
+var pubsubTopics = []string{"t/1", "t/2", "t/2/x", "u/1", "t"}
+
 // run is one history: a random one, then a time in which nothing goes wrong and every client takes what is left.
 func (w *pubsubWorld) run() {
-	topicsOf := []string{"t/1", "t/2", "t/2/x", "u/1", "t"}
 	wants := map[event.ClientID][]string{}
 	filters := []string{"t/1", "t/+", "t/#", "#", "+/1", "u/1", "t/2/x"}
 	ids := slices.Sorted(maps.Keys(w.devices))
@@ -104,13 +109,18 @@ func (w *pubsubWorld) run() {
 		wants[id] = slices.Compact(wants[id])
 	}
 	w.replays()
+	steps := 25 + w.rng.IntN(25)
+	if w.rng.IntN(4) == 0 {
+		w.plot(wants, filters)
+		steps /= 4
+	}
 	for _, id := range ids {
-		if w.rng.IntN(3) > 0 {
-			w.connect(w.devices[id], true, wants[id])
+		if d := w.devices[id]; !d.connected && w.rng.IntN(3) > 0 {
+			w.connect(d, true, wants[id])
 		}
 	}
 	down := time.Time{}
-	for range 25 + w.rng.IntN(25) {
+	for range steps {
 		pause := time.Duration(w.rng.IntN(3000)) * time.Millisecond
 		switch w.rng.IntN(12) {
 		case 0:
@@ -125,10 +135,14 @@ func (w *pubsubWorld) run() {
 			down = time.Time{}
 		}
 		d := w.devices[ids[w.rng.IntN(len(ids))]]
-		switch w.rng.IntN(20) {
+		what := w.rng.IntN(20)
+		if w.restless && w.rng.IntN(4) == 0 {
+			what = 14 + w.rng.IntN(6)
+		}
+		switch what {
 		case 0, 1, 2, 3, 4, 5, 6, 7:
 			for range 1 + w.rng.IntN(3) {
-				w.publish(topicsOf[w.rng.IntN(len(topicsOf))])
+				w.publish(pubsubTopics[w.rng.IntN(len(pubsubTopics))])
 			}
 		case 8, 9, 10:
 			w.connect(d, w.rng.IntN(2) == 0, wants[d.id])
@@ -176,34 +190,99 @@ func (w *pubsubWorld) run() {
 			if !down.IsZero() {
 				break
 			}
-			switch w.rng.IntN(3) {
-			case 0:
-				w.note("the replayer stops")
-				_ = w.proc.stop()
-			case 1:
-				w.note("the replayer dies")
-				w.proc.die()
-				<-w.proc.done
-			case 2:
-				w.note("the replayer will die when it writes")
-				w.proc.armed.Store(true)
-				select {
-				case <-w.proc.done:
-				case <-time.After(20 * time.Second):
-					w.proc.die()
-					<-w.proc.done
-				}
-			}
+			w.ends(w.rng.IntN(3))
 			down = time.Now().Add(time.Duration(w.rng.IntN(10)) * time.Second)
 		}
 	}
 	w.heal(ids)
 }
 
+// ends is one of three ways in which a replayer ends.
+func (w *pubsubWorld) ends(how int) {
+	switch how {
+	case 0:
+		w.note("the replayer stops")
+		_ = w.proc.stop()
+	case 1:
+		w.note("the replayer dies")
+		w.proc.die()
+		<-w.proc.done
+	case 2:
+		w.note("the replayer will die when it writes")
+		w.proc.armed.Store(true)
+		select {
+		case <-w.proc.done:
+		case <-time.After(20 * time.Second):
+			w.proc.die()
+			<-w.proc.done
+		}
+	}
+}
+
+// plot is the beginning of some histories. A client comes back to what it has missed, is cut before it has all of it, comes back once more
+// to the session that it had, gets live messages, and turns to another filter; then the replayer ends. What it has missed must still come.
+func (w *pubsubWorld) plot(wants map[event.ClientID][]string, filters []string) {
+	a, b := w.devices["a"], w.devices["b"]
+	some := func(most time.Duration) { time.Sleep(time.Duration(w.rng.Int64N(int64(most)))) }
+	w.connect(a, true, wants["a"])
+	some(4 * time.Second)
+	w.leaves(a, false)
+	topic := w.topicOf(wants["a"][0])
+	for range 4 + w.rng.IntN(8) {
+		w.publish(topic)
+	}
+	some(20 * time.Second)
+	if w.rng.IntN(2) == 0 { // what it leaves unfinished is read again with all that follows
+		w.connect(b, true, wants["b"])
+		w.mu.Lock()
+		b.stuck = true
+		w.mu.Unlock()
+	}
+	w.connect(a, true, wants["a"])
+	some(800 * time.Millisecond)
+	w.leaves(a, true)
+	some(20 * time.Second)
+	w.connect(a, false, nil)
+	for range 1 + w.rng.IntN(3) {
+		w.publish(topic)
+		some(time.Second)
+	}
+	for _, i := range w.rng.Perm(len(filters)) {
+		if f := filters[i]; !slices.Contains(wants["a"], f) && eventtest.Filter(w.t, f).Match(eventtest.Topic(w.t, topic)) {
+			w.mu.Lock()
+			w.subscribe(a, f)
+			w.mu.Unlock()
+			wants["a"] = append(wants["a"], f)
+			break
+		}
+	}
+	some(3 * time.Second)
+	w.ends(w.rng.IntN(3))
+	some(8 * time.Second)
+	w.replays()
+}
+
+// leaves cuts a client, whose session goes on or not.
+func (w *pubsubWorld) leaves(d *device, keeps bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d.keeps = keeps
+	w.disconnect(d)
+}
+
+// topicOf is a topic that the filter matches.
+func (w *pubsubWorld) topicOf(filter string) string {
+	for {
+		if t := pubsubTopics[w.rng.IntN(len(pubsubTopics))]; eventtest.Filter(w.t, filter).Match(eventtest.Topic(w.t, t)) {
+			return t
+		}
+	}
+}
+
 func (w *pubsubWorld) heal(ids []event.ClientID) {
 	w.note("all is well from now on")
 	w.mu.Lock()
-	w.quietly = true
+	w.quietly, w.well = true, time.Now()
 	w.mu.Unlock()
 	if w.proc.armed.Load() || w.proc.dead.Load() || w.proc.ended() {
 		if !w.proc.ended() {
@@ -217,7 +296,7 @@ func (w *pubsubWorld) heal(ids []event.ClientID) {
 			d := w.devices[id]
 			w.connect(d, true, slices.Sorted(maps.Keys(d.owed)))
 		}
-		time.Sleep(3 * time.Minute)
+		time.Sleep(wellAfter)
 		w.mu.Lock()
 		for _, id := range ids {
 			clear(w.devices[id].sent)
@@ -242,12 +321,11 @@ func (m *mortal) ended() bool {
 
 // judge says what was lost, and what came again when nothing was left.
 func (w *pubsubWorld) judge() []string {
-	var wrong []string
-	end := time.Now()
+	wrong := w.wrong
 	for _, id := range slices.Sorted(maps.Keys(w.devices)) {
 		d := w.devices[id]
 		for i, m := range w.all {
-			if !m.expires.IsZero() && m.expires.Before(end) || !w.stores(m.topic) {
+			if !m.expires.IsZero() && m.expires.Before(w.well.Add(wellAfter)) || !w.stores(m.topic) {
 				continue
 			}
 			for f, since := range d.owed {

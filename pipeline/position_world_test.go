@@ -26,7 +26,10 @@ type mortal struct {
 	*process
 	dead  atomic.Bool
 	armed atomic.Bool // it dies in the middle of its next write
+	slow  bool        // so is what it reads
 	rng   func(n int) int
+	// meanwhile lets something happen to a topic that is about to be read.
+	meanwhile func(event.Topic)
 }
 
 func (m *mortal) die() {
@@ -62,17 +65,61 @@ func (s *mortalStore) Apply(ctx context.Context, ops []sinks.Op) error {
 }
 
 func (s *mortalStore) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, error) {
-	if s.m.dead.Load() {
-		return nil, errDead
+	if s.m.slow && s.m.rng(4) == 0 {
+		s.m.meanwhile(q.Topic)
+		if err := pipeline.Sleep(ctx, time.Duration(200+s.m.rng(1000))*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.takesItsTime(ctx); err != nil {
+		return nil, err
 	}
 	return s.store.Messages(ctx, q)
 }
 
 func (s *mortalStore) Positions(ctx context.Context, c event.ClientID) ([]sinks.PutAcked, error) {
-	if s.m.dead.Load() {
-		return nil, errDead
+	if err := s.takesItsTime(ctx); err != nil {
+		return nil, err
 	}
 	return s.store.Positions(ctx, c)
+}
+
+// takesItsTime lets things happen while the store is read.
+func (s *mortalStore) takesItsTime(ctx context.Context) error {
+	if s.m.slow {
+		if err := pipeline.Sleep(ctx, time.Duration(s.m.rng(4)*s.m.rng(300))*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	if s.m.dead.Load() {
+		return errDead
+	}
+	return nil
+}
+
+// haltingLog gives few records at a time, and now and then none for a while.
+type haltingLog struct {
+	pipeline.Log
+	m *mortal
+}
+
+func (l haltingLog) Open(ctx context.Context, tp pipeline.TP, from int64) (pipeline.Stream, error) {
+	s, err := l.Log.Open(ctx, tp, from)
+	return haltingStream{s, l.m}, err
+}
+
+type haltingStream struct {
+	pipeline.Stream
+	m *mortal
+}
+
+func (s haltingStream) Fetch(ctx context.Context, limit int, wait time.Duration) ([]pipeline.Record, error) {
+	if s.m.rng(8) == 0 {
+		if err := pipeline.Sleep(ctx, time.Duration(s.m.rng(5000))*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	return s.Stream.Fetch(ctx, min(limit, 1+s.m.rng(4)), wait)
 }
 
 // device is a client and its session at the broker.
@@ -98,6 +145,7 @@ type delivery2 struct {
 	id       event.ID
 	topic    event.Topic
 	replayed bool
+	expires  time.Time
 }
 
 // sent is a message as the judge knows it.
@@ -111,14 +159,17 @@ type sent struct {
 // world is brokers, devices, a log, a store and one replayer, in virtual time, from one seed.
 type pubsubWorld struct {
 	*stack
-	rng     *rand.Rand    // of what is done, of the test's goroutine
-	dice    *rand.Rand    // of what comes of it; guarded by mu
-	skew    time.Duration // half of what two brokers can be apart
-	limits  pipeline.ReplayLimits
-	forget  bool
-	ttl     time.Duration
-	first   time.Duration
-	ingests [2]*event.Minter
+	rng      *rand.Rand    // of what is done, of the test's goroutine
+	dice     *rand.Rand    // of what comes of it; guarded by mu
+	skew     time.Duration // half of what two brokers can be apart
+	limits   pipeline.ReplayLimits
+	forget   bool
+	slow     bool // replayers get few records at a time, and wait for the store
+	lapses   bool // some messages have a short life
+	restless bool // clients fall silent and subscribe to other filters, and replayers end, more often
+	ttl      time.Duration
+	first    time.Duration
+	ingests  [2]*event.Minter
 
 	mu      sync.Mutex
 	devices map[event.ClientID]*device
@@ -127,6 +178,8 @@ type pubsubWorld struct {
 	lines   []string
 	proc    *mortal
 	quietly bool // nothing goes wrong any more
+	well    time.Time
+	wrong   []string
 }
 
 func (w *pubsubWorld) note(format string, args ...any) {
@@ -149,23 +202,38 @@ func (w *pubsubWorld) clock() time.Duration {
 	return time.Duration(w.dice.IntN(3)-1) * w.skew
 }
 
-// publish lets a broker node take a message and hand it to who is subscribed.
-func (w *pubsubWorld) publish(topic string) {
+func (w *pubsubWorld) isWell() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.quietly
+}
+
+func (w *pubsubWorld) publish(topic string) { w.publishes(topic, 12, true) }
+
+// publishes lets a broker node take a message and hand it to who is subscribed; one delivery in so many is dropped. It may be written
+// at once.
+func (w *pubsubWorld) publishes(topic string, drops int, write bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	node := w.clock()
 	now := time.Now()
-	h := event.Head{Source: "restante/test", At: now.Add(node)}
+	h := event.Head{Source: "restante/test", At: now.Add(node).Truncate(time.Millisecond)}
 	h.ID = event.IDOf(now.Add(node).UnixMicro(), uint64(len(w.all)), uint16(len(w.all)))
 	e := event.Published{Head: h, Topic: eventtest.Topic(w.t, topic), Sender: "pub", QoS: 1, Payload: []byte(fmt.Sprint(len(w.all)))}
-	w.put(e)
 	m := sent{id: e.ID, topic: e.Topic, at: now}
 	if w.ttl > 0 {
 		m.expires = e.ID.Time().Add(w.ttl)
 	}
+	if w.lapses && w.dice.IntN(3) == 0 {
+		e.Expiry = time.Duration(1+w.dice.IntN(60)) * time.Second
+		if x := e.At.Add(e.Expiry); m.expires.IsZero() || x.Before(m.expires) {
+			m.expires = x
+		}
+	}
+	w.put(e)
 	w.all = append(w.all, m)
-	w.note("publish %d %s node %v", len(w.all)-1, topic, node)
-	if w.dice.IntN(2) == 0 {
+	w.note("publish %d %s node %v expires %v", len(w.all)-1, topic, node, e.Expiry)
+	if write && w.dice.IntN(2) == 0 {
 		w.write()
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.devices)) {
@@ -173,14 +241,23 @@ func (w *pubsubWorld) publish(topic string) {
 		if !d.session || !d.subscribed(w.t, e.Topic) {
 			continue
 		}
-		if len(d.queue) >= 6 || !w.quietly && w.dice.IntN(12) == 0 {
-			w.note("%s dropped %s", d.id, w.name(e.ID))
-			w.put(event.Dropped{Head: w.headAt(d.node), Topic: e.Topic, Client: d.id, Message: e.ID, Reason: "queue_full"})
-			continue
+		d.queue = append(d.queue, delivery2{id: e.ID, topic: e.Topic, expires: m.expires})
+		switch {
+		case len(d.queue) > 6 && w.dice.IntN(2) == 0: // its queue is full, and the eldest goes
+			w.drops(d, 0)
+		case len(d.queue) > 6, !w.quietly && w.dice.IntN(drops) == 0:
+			w.drops(d, len(d.queue)-1)
 		}
-		d.queue = append(d.queue, delivery2{id: e.ID, topic: e.Topic})
 		w.pump(d)
 	}
+}
+
+// drops lets the broker give up a delivery that waits in a session, and say so.
+func (w *pubsubWorld) drops(d *device, i int) {
+	m := d.queue[i]
+	d.queue = slices.Delete(d.queue, i, i+1)
+	w.note("%s dropped %s", d.id, w.name(m.id))
+	w.put(event.Dropped{Head: w.headAt(d.node), Topic: m.topic, Client: d.id, Message: m.id, Reason: "queue_full"})
 }
 
 func (w *pubsubWorld) name(id event.ID) string {
@@ -237,6 +314,11 @@ func (w *pubsubWorld) pump(d *device) {
 		}
 		m := d.queue[0]
 		d.queue = d.queue[1:]
+		if !m.expires.IsZero() && time.Now().After(m.expires) {
+			w.note("%s: %s has expired", d.id, w.name(m.id))
+			w.pump(d)
+			return
+		}
 		d.got[m.id]++
 		w.note("%s acks %s replayed=%v", d.id, w.name(m.id), m.replayed)
 		w.put(event.Acked{Head: w.headAt(d.node), Topic: m.topic, Client: d.id, Message: m.id, Replayed: m.replayed, Watched: true})
@@ -252,8 +334,14 @@ func (w *pubsubWorld) Publish(_ context.Context, to event.ClientID, m pipeline.O
 	if !d.session {
 		return pipeline.Outcome{NoSubscriber: true}, nil
 	}
+	if !m.Expires.IsZero() && time.Now().After(m.Expires) {
+		return pipeline.Outcome{}, pipeline.ErrExpired
+	}
 	d.sent[m.ID]++
 	w.note("%s is sent %s", d.id, w.name(m.ID))
+	if i := slices.IndexFunc(w.all, func(s sent) bool { return s.id == m.ID }); !w.all[i].expires.Equal(m.Expires) {
+		w.wrong = append(w.wrong, fmt.Sprintf("%s was sent #%d, which expires at %v, as one that expires at %v", d.id, i, w.all[i].expires, m.Expires))
+	}
 	if !w.quietly && w.dice.IntN(15) == 0 {
 		w.note("and it is dropped")
 		if w.dice.IntN(2) == 0 {
@@ -261,7 +349,7 @@ func (w *pubsubWorld) Publish(_ context.Context, to event.ClientID, m pipeline.O
 		}
 		return pipeline.Outcome{}, nil
 	}
-	d.queue = append(d.queue, delivery2{id: m.ID, topic: m.Topic, replayed: true})
+	d.queue = append(d.queue, delivery2{id: m.ID, topic: m.Topic, replayed: true, expires: m.Expires})
 	w.pump(d)
 	return pipeline.Outcome{}, nil
 }
@@ -325,11 +413,19 @@ func (w *pubsubWorld) disconnect(d *device) {
 
 // replays starts a replayer.
 func (w *pubsubWorld) replays() {
-	m := &mortal{rng: func(n int) int {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return w.dice.IntN(n)
-	}}
+	m := &mortal{
+		slow: w.slow,
+		rng: func(n int) int {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.dice.IntN(n)
+		},
+		meanwhile: func(t event.Topic) {
+			if !w.isWell() {
+				w.publishes(t.String(), 3, false)
+			}
+		},
+	}
 	at := &mortalStore{w.store, m}
 	hook := func(context.Context, fakelog.Call) fakelog.Verdict {
 		if m.dead.Load() {
@@ -345,8 +441,12 @@ func (w *pubsubWorld) replays() {
 		defer wg.Wait()
 		defer cancel()
 		producer := c.Producer()
+		reader := c.Log()
+		if w.slow {
+			reader = haltingLog{reader, m}
+		}
 		r := &pipeline.Replayer{
-			Reader: c.Log(), Topics: topics, Group: replayGroup, Plan: w.rules.Plan,
+			Reader: reader, Topics: topics, Group: replayGroup, Plan: w.rules.Plan,
 			Sinks:     map[string]pipeline.ReplaySink{"s": {Store: at, Tail: tail, Positions: storing(at, w.metrics)}},
 			Publisher: w, Producer: producer, Evidence: pipeline.EvidenceBroker, Minter: w.minter, Source: "restante/replayer",
 			Limits: w.limits, Backoff: pipeline.DefaultBackoff, Metrics: w.metrics, Log: quiet, Now: time.Now,
