@@ -140,6 +140,17 @@ func (c *client) cancel(match func(*job) bool, why error) {
 	c.rest()
 }
 
+// lookAgain has the replays of a topic look once more, after what may be late now.
+func (c *client) lookAgain(t event.Topic) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, j := range c.jobs {
+		if j.replay.Selects(t) {
+			j.late()
+		}
+	}
+}
+
 // rest forgets what only running replays need. The caller holds mu.
 func (c *client) rest() {
 	if len(c.jobs) == 0 {

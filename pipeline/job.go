@@ -86,6 +86,13 @@ func (j *job) settles() time.Time {
 	return j.settled
 }
 
+// late notes that an event may be on its way, so that a later look must follow.
+func (j *job) late() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.settled = time.Now().Add(j.o.r.Limits.Settle)
+}
+
 // report tells the owner that the job's events are finished.
 func (j *job) report() {
 	j.mu.Lock()

@@ -68,7 +68,7 @@ type position struct {
 	gone  bool
 	id    event.ID
 	stamp int64
-	since uint64 // of a mark: how many had been set before; 0 = by an owner before
+	since uint64 // of a mark: how many had been set with it, 0 = by an owner before; of a floor: when it was lowered
 }
 
 // heard is what is known of a topic's acks.
@@ -149,6 +149,13 @@ func (l *ledger) put(p *position, id event.ID) {
 func (l *ledger) raise(s scope, id event.ID) {
 	if p := l.row(s, kindFloor); p.gone || id.Compare(p.id) > 0 {
 		l.put(p, id)
+	}
+}
+
+// reaches is raise for a replay, which says nothing of what a position was lowered for since it looked.
+func (l *ledger) reaches(s scope, id event.ID, looked uint64) {
+	if l.row(s, kindFloor).since <= looked {
+		l.raise(s, id)
 	}
 }
 

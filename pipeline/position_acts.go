@@ -87,14 +87,14 @@ func (l *ledger) from(t event.Topic) (event.ID, bool) {
 	return l.at(t)
 }
 
-// replayed says that the client has a message of a replay, and all up to an id of the topic.
-func (l *ledger) replayed(t event.Topic, id, upTo event.ID) {
+// replayed says that the client has a message of a replay, and all up to an id of the topic, as far as was known when that looked.
+func (l *ledger) replayed(t event.Topic, id, upTo event.ID, looked uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if at, ok := l.at(t); ok {
 		l.hears(t).add(id)
 		if upTo.Compare(at) > 0 {
-			l.raise(topicScope(t), upTo)
+			l.reaches(topicScope(t), upTo, looked)
 		}
 	}
 }
@@ -165,10 +165,10 @@ func (l *ledger) end(j *job, e ending) {
 		if e.upTo.Compare(done) < 0 {
 			done = e.upTo
 		}
-		l.raise(s, done)
+		l.reaches(s, done, e.looked)
 		for t := range e.topics {
 			if id, ok := l.at(t); ok && done.Compare(id) > 0 {
-				l.raise(topicScope(t), done)
+				l.reaches(topicScope(t), done, e.looked)
 			}
 		}
 		for _, m := range l.marks {
@@ -195,7 +195,9 @@ func (l *ledger) dropped(offset int64, t event.Topic, id, now event.ID) {
 		if id.IsZero() {
 			id = now
 		} else if at.Compare(id) >= 0 {
-			l.put(l.row(s, kindFloor), id.Before())
+			p := l.row(s, kindFloor)
+			p.since = l.set + 1 // as the mark
+			l.put(p, id.Before())
 		}
 		if most := l.most(t); most.Compare(id) >= 0 {
 			id = after(most) // what stands already was reached without it

@@ -110,7 +110,7 @@ func (j *job) landed(id event.ID) {
 	if low.Compare(j.pos.upTo) > 0 {
 		low = j.pos.upTo
 	}
-	j.pos.led.replayed(t, id, low)
+	j.pos.led.replayed(t, id, low, j.pos.looked)
 }
 
 // leftOver notes that a message is not waited for any more: it is left for a later pass.

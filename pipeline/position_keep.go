@@ -197,8 +197,11 @@ func (c *client) settled() bool {
 	return true
 }
 
-// trail is how far positions stay behind: within it clocks do not tell what was before what, and events may be late.
-func (r *Replayer) trail() time.Duration { return max(r.Limits.Settle, 2*r.Limits.ClockSkew) }
+// trail is how far positions stay behind: within it clocks do not tell what was before what, and events may be late, those too whose id
+// is by a clock that is behind.
+func (r *Replayer) trail() time.Duration {
+	return max(r.Limits.Settle, r.Limits.ClockSkew) + r.Limits.ClockSkew
+}
 
 // ceiling is the highest position that something said at that time may lead to.
 func (r *Replayer) ceiling(at time.Time) event.ID {
@@ -249,13 +252,15 @@ func (o *owner) forgets(rec Record, e event.Unsubscribed) {
 	}
 }
 
-// lost keeps positions from passing a delivery that the broker gave up.
+// lost keeps positions from passing a delivery that the broker gave up. A replay that runs looks once more when its message must be there.
 func (o *owner) lost(rec Record, e event.Dropped) {
+	c := o.client(e.Client)
 	for _, p := range o.r.Plan(e).Positions {
-		l := o.ledger(o.client(e.Client), p.Sink)
+		l := o.ledger(c, p.Sink)
 		if l == nil {
 			continue
 		}
+		c.lookAgain(p.Topic)
 		l.saw(e.ID)
 		o.begin(rec)
 		l.dropped(rec.Offset, p.Topic, p.Message, event.LastIDAt(e.At.Add(o.r.Limits.ClockSkew)))
