@@ -149,6 +149,9 @@ func (w *pubsubWorld) run() {
 		case 11, 12, 13:
 			w.mu.Lock()
 			if d.connected {
+				if w.rng.IntN(3) == 0 {
+					w.acks(d) // one more
+				}
 				w.disconnect(d)
 			}
 			w.mu.Unlock()

@@ -2,125 +2,18 @@ package pipeline_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/event/eventtest"
-	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
-	"github.com/restante/restante/sinks"
 )
-
-var errDead = errors.New("the process is dead")
-
-// mortal is one replayer process: a gate around all that it calls. When it is dead none of its calls has an effect.
-type mortal struct {
-	*process
-	dead  atomic.Bool
-	armed atomic.Bool // it dies in the middle of its next write
-	slow  bool        // so is what it reads
-	rng   func(n int) int
-	// meanwhile lets something happen to a topic that is about to be read.
-	meanwhile func(event.Topic)
-}
-
-func (m *mortal) die() {
-	m.dead.Store(true)
-	m.client.Kill(0)
-	m.cancel()
-	m.kill()
-}
-
-// mortalStore is its way to the store.
-type mortalStore struct {
-	*store
-	m *mortal
-}
-
-func (s *mortalStore) Apply(ctx context.Context, ops []sinks.Op) error {
-	switch {
-	case s.m.dead.Load():
-		return errDead
-	case s.m.armed.Load():
-		_ = pipeline.Sleep(ctx, time.Duration(s.m.rng(4))*time.Second) // ends with ctx too; time for a commit that must not be
-		if s.m.dead.Load() {
-			return errDead
-		}
-		some := ops[:s.m.rng(len(ops)+1)]
-		if err := s.store.Apply(ctx, some); err != nil {
-			return err
-		}
-		s.m.die()
-		return errDead
-	}
-	return s.store.Apply(ctx, ops)
-}
-
-func (s *mortalStore) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, error) {
-	if s.m.slow && s.m.rng(4) == 0 {
-		s.m.meanwhile(q.Topic)
-		if err := pipeline.Sleep(ctx, time.Duration(200+s.m.rng(1000))*time.Millisecond); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.takesItsTime(ctx); err != nil {
-		return nil, err
-	}
-	return s.store.Messages(ctx, q)
-}
-
-func (s *mortalStore) Positions(ctx context.Context, c event.ClientID) ([]sinks.PutAcked, error) {
-	if err := s.takesItsTime(ctx); err != nil {
-		return nil, err
-	}
-	return s.store.Positions(ctx, c)
-}
-
-// takesItsTime lets things happen while the store is read.
-func (s *mortalStore) takesItsTime(ctx context.Context) error {
-	if s.m.slow {
-		if err := pipeline.Sleep(ctx, time.Duration(s.m.rng(4)*s.m.rng(300))*time.Millisecond); err != nil {
-			return err
-		}
-	}
-	if s.m.dead.Load() {
-		return errDead
-	}
-	return nil
-}
-
-// haltingLog gives few records at a time, and now and then none for a while.
-type haltingLog struct {
-	pipeline.Log
-	m *mortal
-}
-
-func (l haltingLog) Open(ctx context.Context, tp pipeline.TP, from int64) (pipeline.Stream, error) {
-	s, err := l.Log.Open(ctx, tp, from)
-	return haltingStream{s, l.m}, err
-}
-
-type haltingStream struct {
-	pipeline.Stream
-	m *mortal
-}
-
-func (s haltingStream) Fetch(ctx context.Context, limit int, wait time.Duration) ([]pipeline.Record, error) {
-	if s.m.rng(8) == 0 {
-		if err := pipeline.Sleep(ctx, time.Duration(s.m.rng(5000))*time.Millisecond); err != nil {
-			return nil, err
-		}
-	}
-	return s.Stream.Fetch(ctx, min(limit, 1+s.m.rng(4)), wait)
-}
 
 // device is a client and its session at the broker.
 type device struct {
@@ -230,9 +123,15 @@ func (w *pubsubWorld) publishes(topic string, drops int, write bool) {
 			m.expires = x
 		}
 	}
-	w.put(e)
+	late := time.Duration(0)
+	if w.limits.Settle > 0 && w.dice.IntN(4) == 0 { // its source may lose the order, and be late
+		late = time.Duration(w.dice.Int64N(int64(w.limits.Settle)))
+		time.AfterFunc(late, func() { w.put(e) })
+	} else {
+		w.put(e)
+	}
 	w.all = append(w.all, m)
-	w.note("publish %d %s node %v expires %v", len(w.all)-1, topic, node, e.Expiry)
+	w.note("publish %d %s node %v expires %v, late by %v", len(w.all)-1, topic, node, e.Expiry, late)
 	if write && w.dice.IntN(2) == 0 {
 		w.write()
 	}
@@ -256,8 +155,15 @@ func (w *pubsubWorld) publishes(topic string, drops int, write bool) {
 func (w *pubsubWorld) drops(d *device, i int) {
 	m := d.queue[i]
 	d.queue = slices.Delete(d.queue, i, i+1)
-	w.note("%s dropped %s", d.id, w.name(m.id))
-	w.put(event.Dropped{Head: w.headAt(d.node), Topic: m.topic, Client: d.id, Message: m.id, Reason: "queue_full"})
+	e := event.Dropped{Head: w.headAt(d.node), Topic: m.topic, Client: d.id, Message: m.id, Reason: "queue_full"}
+	if w.dice.IntN(4) > 0 {
+		w.note("%s dropped %s", d.id, w.name(m.id))
+		w.put(e)
+		return
+	}
+	late := time.Duration(w.dice.IntN(30)) * time.Second
+	w.note("%s dropped %s, which is told %v later", d.id, w.name(m.id), late)
+	time.AfterFunc(late, func() { w.put(e) })
 }
 
 func (w *pubsubWorld) name(id event.ID) string {
@@ -308,22 +214,27 @@ func (w *pubsubWorld) pump(d *device) {
 		if d.epoch != epoch {
 			return
 		}
-		d.pumping = false
-		if d.stuck || len(d.queue) == 0 {
-			return
-		}
-		m := d.queue[0]
-		d.queue = d.queue[1:]
-		if !m.expires.IsZero() && time.Now().After(m.expires) {
-			w.note("%s: %s has expired", d.id, w.name(m.id))
+		if d.pumping = false; !d.stuck {
+			w.acks(d)
 			w.pump(d)
-			return
 		}
-		d.got[m.id]++
-		w.note("%s acks %s replayed=%v", d.id, w.name(m.id), m.replayed)
-		w.put(event.Acked{Head: w.headAt(d.node), Topic: m.topic, Client: d.id, Message: m.id, Replayed: m.replayed, Watched: true})
-		w.pump(d)
 	})
+}
+
+// acks lets a device acknowledge the first message that it has.
+func (w *pubsubWorld) acks(d *device) {
+	if len(d.queue) == 0 {
+		return
+	}
+	m := d.queue[0]
+	d.queue = d.queue[1:]
+	if !m.expires.IsZero() && time.Now().After(m.expires) {
+		w.note("%s: %s has expired", d.id, w.name(m.id))
+		return
+	}
+	d.got[m.id]++
+	w.note("%s acks %s replayed=%v", d.id, w.name(m.id), m.replayed)
+	w.put(event.Acked{Head: w.headAt(d.node), Topic: m.topic, Client: d.id, Message: m.id, Replayed: m.replayed, Watched: true})
 }
 
 // Publish is the replayer's way to the broker.
@@ -409,57 +320,4 @@ func (w *pubsubWorld) disconnect(d *device) {
 		e.ConnectedAt = time.Time{}
 	}
 	w.put(e)
-}
-
-// replays starts a replayer.
-func (w *pubsubWorld) replays() {
-	m := &mortal{
-		slow: w.slow,
-		rng: func(n int) int {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			return w.dice.IntN(n)
-		},
-		meanwhile: func(t event.Topic) {
-			if !w.isWell() {
-				w.publishes(t.String(), 3, false)
-			}
-		},
-	}
-	at := &mortalStore{w.store, m}
-	hook := func(context.Context, fakelog.Call) fakelog.Verdict {
-		if m.dead.Load() {
-			return fakelog.Verdict{Err: errDead}
-		}
-		return fakelog.Verdict{}
-	}
-	m.process = w.start(hook, func(ctx, work context.Context, c *fakelog.Client) error {
-		tail := w.tail(c, nil)
-		tctx, cancel := context.WithCancel(context.Background())
-		var wg sync.WaitGroup
-		wg.Go(func() { _ = tail.Run(tctx) }) // it returns nil
-		defer wg.Wait()
-		defer cancel()
-		producer := c.Producer()
-		reader := c.Log()
-		if w.slow {
-			reader = haltingLog{reader, m}
-		}
-		r := &pipeline.Replayer{
-			Reader: reader, Topics: topics, Group: replayGroup, Plan: w.rules.Plan,
-			Sinks:     map[string]pipeline.ReplaySink{"s": {Store: at, Tail: tail, Positions: storing(at, w.metrics)}},
-			Publisher: w, Producer: producer, Evidence: pipeline.EvidenceBroker, Minter: w.minter, Source: "restante/replayer",
-			Limits: w.limits, Backoff: pipeline.DefaultBackoff, Metrics: w.metrics, Log: quiet, Now: time.Now,
-			Dead: &pipeline.DeadLetters{
-				Producer: producer, Topic: topics.Dead, Group: replayGroup, Component: "replayer", Backoff: pipeline.DefaultBackoff,
-				Metrics: w.metrics, Log: quiet,
-			},
-		}
-		err := pipeline.Consume(ctx, work, c.Group(replayGroup, topics.Sessions), quiet, r.Own)
-		if !m.dead.Load() {
-			_ = producer.Close(work)
-		}
-		return err
-	})
-	w.proc = m
 }
