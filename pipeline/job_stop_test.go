@@ -167,3 +167,35 @@ func TestAFencedOwnerEndsEvenWhenAReplayCannot(t *testing.T) {
 		}
 	})
 }
+
+func TestASubscribeThatIsReadAsItsOwnerEndsIsLeftToTheNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStack(t, 1)
+		b := newBroker(s)
+		s.keep("t/1", "x")
+		var first *process
+		first = s.replayer(b, nil, func(r *pipeline.Replayer) {
+			plan := r.Plan
+			r.Plan = func(e event.Event) pipeline.Plan {
+				if _, ok := e.(event.Subscribed); ok {
+					first.cancel()
+					time.Sleep(time.Second)
+				}
+				return plan(e)
+			}
+		})
+		time.Sleep(time.Second)
+		s.subscribe("c", "t/1")
+		<-first.done
+		if at := s.replayerAt(); at > 0 || len(b.deliveries()) > 0 {
+			t.Errorf("committed %d, delivered %v", at, b.payloads("c"))
+		}
+		s.replayer(b, nil, nil)
+		time.Sleep(5 * time.Second)
+		if diff := cmp.Diff([]string{"x"}, b.payloads("c")); diff != "" {
+			t.Error(diff)
+		}
+		s.settled(t)
+	})
+}

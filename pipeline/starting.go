@@ -33,7 +33,7 @@ func (o *owner) start(ctx context.Context, rec Record, c *client, rp Replay, a a
 }
 
 // prepare makes a replay, to be run by the caller under ctx, or raises the bound of the one that runs for the same filter and rule. It
-// makes none, and returns false, once wait has ended.
+// makes none, and returns false, once wait has ended: then the event is finished, unless it was ctx that ended.
 func (o *owner) prepare(ctx, wait context.Context, rec Record, c *client, rp Replay, a asking) (run func(), ok bool) {
 	o.begin(rec)
 	key := jobKey{rp.Filter.String(), rp.Rule}
@@ -53,7 +53,9 @@ func (o *owner) prepare(ctx, wait context.Context, rec Record, c *client, rp Rep
 	}
 	if !ok {
 		cancel(nil)
-		o.done(rec.Offset)
+		if ctx.Err() == nil { // else the partition goes to another owner, who repeats the event
+			o.done(rec.Offset)
+		}
 		return nil, false
 	}
 	if !o.follow(j, a.id) {
