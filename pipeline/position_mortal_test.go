@@ -3,11 +3,14 @@ package pipeline_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
@@ -20,7 +23,8 @@ type mortal struct {
 	*process
 	dead  atomic.Bool
 	armed atomic.Bool // it dies in the middle of its next write
-	slow  bool        // so is what it reads
+	slow  bool        // so is what it reads, and where it logs
+	t     *testing.T
 	rng   func(n int) int
 	// meanwhile lets something happen to a topic that is about to be read.
 	meanwhile func(event.Topic)
@@ -91,6 +95,21 @@ func (s *mortalStore) takesItsTime(ctx context.Context) error {
 	return nil
 }
 
+// slowJournal takes its time for what it is told, in which something may happen.
+type slowJournal struct{ m *mortal }
+
+func (j slowJournal) Enabled(context.Context, slog.Level) bool { return true }
+func (j slowJournal) WithAttrs([]slog.Attr) slog.Handler       { return j }
+func (j slowJournal) WithGroup(string) slog.Handler            { return j }
+
+func (j slowJournal) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "replay ended" && !j.m.dead.Load() && j.m.rng(4) == 0 {
+		j.m.meanwhile(eventtest.Topic(j.m.t, pubsubTopics[j.m.rng(len(pubsubTopics))]))
+		time.Sleep(time.Duration(200+j.m.rng(1000)) * time.Millisecond)
+	}
+	return nil
+}
+
 // haltingLog gives few records at a time, and now and then none for a while.
 type haltingLog struct {
 	pipeline.Log
@@ -119,7 +138,7 @@ func (s haltingStream) Fetch(ctx context.Context, limit int, wait time.Duration)
 // replays starts a replayer.
 func (w *pubsubWorld) replays() {
 	m := &mortal{
-		slow: w.slow,
+		slow: w.slow, t: w.t,
 		rng: func(n int) int {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -147,14 +166,15 @@ func (w *pubsubWorld) replays() {
 		defer cancel()
 		producer := c.Producer()
 		reader := c.Log()
+		log := quiet
 		if w.slow {
-			reader = haltingLog{reader, m}
+			reader, log = haltingLog{reader, m}, slog.New(slowJournal{m})
 		}
 		r := &pipeline.Replayer{
 			Reader: reader, Topics: topics, Group: replayGroup, Plan: w.rules.Plan,
 			Sinks:     map[string]pipeline.ReplaySink{"s": {Store: at, Tail: tail, Positions: storing(at, w.metrics)}},
 			Publisher: w, Producer: producer, Evidence: pipeline.EvidenceBroker, Minter: w.minter, Source: "restante/replayer",
-			Limits: w.limits, Backoff: pipeline.DefaultBackoff, Metrics: w.metrics, Log: quiet, Now: time.Now,
+			Limits: w.limits, Backoff: pipeline.DefaultBackoff, Metrics: w.metrics, Log: log, Now: time.Now,
 			Dead: &pipeline.DeadLetters{
 				Producer: producer, Topic: topics.Dead, Group: replayGroup, Component: "replayer", Backoff: pipeline.DefaultBackoff,
 				Metrics: w.metrics, Log: quiet,
