@@ -169,7 +169,9 @@ func (j *job) end(ctx context.Context, err error) {
 		j.o.unfinished(j.c.id, j.replay.Filter, outcome == replayPartial)
 	}
 	if j.pos != nil { // at QoS 0 nobody says that it came
+		j.mu.Lock() // a cancel may report the job now
 		j.pos.complete = (outcome == replayComplete || outcome == replayEmpty) && !j.repeats()
+		j.mu.Unlock()
 	}
 	r.Metrics.ReplayRequests.WithLabelValues(outcome).Inc()
 	r.Metrics.ReplayDuration.Observe(time.Since(j.began).Seconds())

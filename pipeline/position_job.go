@@ -18,7 +18,7 @@ type progress struct {
 	passed map[event.Topic]event.ID
 	open   map[event.ID]event.Topic // sent and not acknowledged
 
-	complete bool
+	complete bool // guarded by the job's mu; what the others say then stands
 }
 
 // follow gives a pub/sub replay the client's positions. It is false where they cannot be kept.
