@@ -168,7 +168,7 @@ func checkServers(ctx context.Context, c app.Config) []found {
 func checkKafka(ctx context.Context, c app.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, longestCheck)
 	defer cancel()
-	k, err := app.OpenKafka(c, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	k, err := app.OpenKafka(ctx, c, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func migrate(ctx context.Context, c app.Config, dry bool) []found {
 }
 
 func migrateKafka(ctx context.Context, c app.Config, dry bool) ([]string, error) {
-	k, err := app.OpenKafka(c, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	k, err := app.OpenKafka(ctx, c, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

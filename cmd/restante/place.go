@@ -65,7 +65,7 @@ func topicsOf(c app.Config) pipeline.Topics {
 // openKafka connects to the cluster and sees that it answers and has the topics.
 func openKafka(cmd *cobra.Command, c app.Config) (*kafkalog.Client, error) {
 	level := slog.LevelWarn.String()
-	k, err := app.OpenKafka(c, prometheus.NewRegistry(), app.NewLogger(cmd.ErrOrStderr(), "restante", level))
+	k, err := app.OpenKafka(cmd.Context(), c, prometheus.NewRegistry(), app.NewLogger(cmd.ErrOrStderr(), "restante", level))
 	if err != nil {
 		return nil, err
 	}

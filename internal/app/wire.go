@@ -71,7 +71,7 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 		w.counters.WithLabelValues(string(k))
 	}
 	p.Registry.MustRegister(w.counters)
-	if w.Kafka, err = OpenKafka(c, p.Registry, p.Log); err != nil { //nolint:contextcheck // its files are read at once
+	if w.Kafka, err = OpenKafka(ctx, c, p.Registry, p.Log); err != nil {
 		return nil, err
 	}
 	w.stores = NewSinkMetrics(p.Registry, c, sinkNames)
@@ -121,14 +121,14 @@ func (c Config) OwnPrefixes() []string {
 	return out
 }
 
-// OpenKafka connects to the cluster of the configuration.
-func OpenKafka(c Config, reg prometheus.Registerer, log *slog.Logger) (*kafkalog.Client, error) {
+// OpenKafka makes the client for the cluster of the configuration. It asks nobody yet; ctx is for the reading of the login alone.
+func OpenKafka(ctx context.Context, c Config, reg prometheus.Registerer, log *slog.Logger) (*kafkalog.Client, error) {
 	k := c.Kafka
 	tls, err := k.TLS.Config(false)
 	if err != nil {
 		return nil, fmt.Errorf("kafka.tls: %w", err)
 	}
-	sasl, err := k.SASL.login()
+	sasl, err := k.SASL.login(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("kafka.sasl: %w", err)
 	}

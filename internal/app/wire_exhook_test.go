@@ -63,7 +63,7 @@ shutdown: {drain: 1s}
 	p := &Process{
 		Component: ProcessIngest, Config: c, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Health: NewHealth(),
 	}
-	kafka, err := OpenKafka(c, prometheus.NewRegistry(), p.Log)
+	kafka, err := OpenKafka(t.Context(), c, prometheus.NewRegistry(), p.Log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,12 +16,12 @@ import (
 const mskIAM = "aws-msk-iam"
 
 // login is the login as the driver takes it.
-func (s SASL) login() (kafkalog.SASL, error) {
+func (s SASL) login(ctx context.Context) (kafkalog.SASL, error) {
 	if s.Mechanism != mskIAM {
 		return kafkalog.SASL{Mechanism: strings.ToUpper(s.Mechanism), User: s.User, Password: string(s.Password)}, nil
 	}
 	// Reads the environment and AWS's files; what needs the network is asked at the first connect.
-	aws, err := config.LoadDefaultConfig(context.Background(), config.WithRegion(s.Region))
+	aws, err := config.LoadDefaultConfig(ctx, config.WithRegion(s.Region))
 	if err != nil {
 		return kafkalog.SASL{}, fmt.Errorf("find AWS's credentials: %w", err)
 	}

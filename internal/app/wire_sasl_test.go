@@ -12,7 +12,7 @@ func TestALoginByIAMTakesItsCredentialsFromTheEnvironment(t *testing.T) {
 	t.Setenv("AWS_CONFIG_FILE", t.TempDir()+"/none")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", t.TempDir()+"/none")
 	iam := SASL{Mechanism: mskIAM}
-	if _, err := iam.login(); err == nil || !strings.Contains(err.Error(), "give kafka.sasl.region, or AWS_REGION") {
+	if _, err := iam.login(t.Context()); err == nil || !strings.Contains(err.Error(), "give kafka.sasl.region, or AWS_REGION") {
 		t.Errorf("without a region: %v", err)
 	}
 	t.Setenv("AWS_REGION", "eu-west-1")
@@ -20,7 +20,7 @@ func TestALoginByIAMTakesItsCredentialsFromTheEnvironment(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "a secret")
 	for region, want := range map[string]string{"": "eu-west-1", "us-east-2": "us-east-2"} {
 		iam.Region = region
-		got, err := iam.login()
+		got, err := iam.login(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -139,7 +139,7 @@ func migrateAll(ctx context.Context, config string) error {
 			return err
 		}
 	}
-	k, err := app.OpenKafka(c, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	k, err := app.OpenKafka(ctx, c, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
