@@ -220,12 +220,12 @@ func (o *owner) hears(at time.Time) {
 // current waits while the events of the partition have not been read for a while, as after a process stood still: the client may have
 // gone and come again, and would get what a replay of before sends on ahead of its own.
 func (o *owner) current(ctx context.Context) error {
-	const lately, pause = 2 * time.Second, 20 * time.Millisecond
-	for {
+	const lately, pause = 10 * time.Second, 20 * time.Millisecond
+	for enough := time.Now().Add(-lately); ; { // where each answer takes long it is enough that one was asked for since
 		o.mu.Lock()
-		ago := time.Since(o.heard)
+		heard := o.heard
 		o.mu.Unlock()
-		if ago <= lately {
+		if !heard.Before(enough) {
 			return nil
 		}
 		if err := Sleep(ctx, pause); err != nil {
