@@ -23,7 +23,7 @@ build: ## Build the commands into bin/.
 test: ## Run every test once, with the race detector, in a random order; before them the simulations in full, and the stores' outages.
 	$(GO) test ./internal/sim
 	$(GO) test -run "WildcardReads|RandomHistories" ./pipeline
-	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) $(STORES) && $(OUTAGES) $(CHAOS) && $(GO) test -race -shuffle=on -timeout 20m ./...'
+	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) sh -c '$(OUTAGES) $(STORES) && $(OUTAGES) $(CHAOS) && $(GO) test -race -shuffle=on -parallel=3 -timeout 20m ./...'
 
 race: ## Hunt for races: run every test three times over, each time in another order.
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -race -shuffle=on -count=3 -timeout 60m ./...
