@@ -68,10 +68,9 @@ func (h *hold) note(e event.Event, p Plan) {
 	}
 }
 
-// published is the fate of a publish with what is known of its message, as long as nothing else comes of it.
-func (h *hold) published(k msgKey) fate {
-	_, held := h.puts[k]
-	switch state := h.mem.Get(k); {
+// published is the fate of a publish with what is known of its message, as long as nothing else comes of it. held says that a copy is held.
+func (h *hold) published(k msgKey, state memState, held bool) fate {
+	switch {
 	case state == memAckedFirst:
 		h.mem.Put(k, memAcked)
 		return fateOvertaken
@@ -104,26 +103,28 @@ func (h *hold) acked(k msgKey, elided bool) fate {
 func (h *hold) settle(r *held, at time.Time) fate {
 	switch r.fate { //nolint:exhaustive // the others are settled
 	case fateStored:
-		switch {
-		case r.dead != nil:
+		if r.dead != nil {
 			h.unstored.Put(r.key, true)
 			return fateRejected
-		case h.mem.Get(r.key).acked(): // what it was written for is over, whether it was written or not
-			return fateStored
 		}
-		history := true
+		history, expired := true, false
 		for _, o := range r.ops {
 			m, ok := o.(sinks.PutMessage)
 			switch {
 			case !ok:
 			case !m.Expires.IsZero() && !m.Expires.After(at):
-				h.unstored.Put(r.key, true)
-				return fateExpired
+				expired = true
 			case !m.History:
 				history = false
 			}
 		}
-		if history {
+		switch {
+		case !expired && !history:
+		case h.mem.Get(r.key).acked(): // what it was written for is over, whether it was written or not
+		case expired:
+			h.unstored.Put(r.key, true)
+			return fateExpired
+		default:
 			return fateHistory
 		}
 	case effectDeleted:

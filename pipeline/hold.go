@@ -70,18 +70,19 @@ func (h *hold) add(r *Record, at time.Time, p Plan, dead error) {
 		switch o := o.(type) {
 		case sinks.PutMessage:
 			k := keyOf(o.Topic, o.ID)
-			gone := p.Elidable && h.mem.Get(k).acked()
+			state := h.mem.Get(k)
+			copied, held := h.puts[k]
 			if rec.fate == fateNone {
-				rec.key, rec.fate = k, h.published(k)
+				rec.key, rec.fate = k, h.published(k, state, held)
 			}
-			if gone {
+			if p.Elidable && state.acked() {
 				h.duplicates++ // its ack came before: the message is gone, or its deletion is held
 				continue
 			}
 			if !rec.put {
 				rec.put, rec.prev = true, none
-				if s, ok := h.puts[k]; ok {
-					rec.prev = s
+				if held {
+					rec.prev = copied
 				}
 				h.puts[k] = seq
 			}
