@@ -3,17 +3,15 @@ package fault_test
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/restante/restante/fault"
-	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/certtest"
 )
 
 // shake is what a client and a server on two ends of a real connection say of their handshake and the first byte after it.
@@ -55,25 +53,10 @@ func shake(t *testing.T, client, server *tls.Config) error {
 
 func TestTLSAdviceNamesTheKeyToPutRight(t *testing.T) {
 	t.Parallel()
-	trusted, unknown := stack.NewAuthority(t), stack.NewAuthority(t)
-	load := func(p stack.Pair) []tls.Certificate {
-		c, err := tls.LoadX509KeyPair(p.Cert, p.Key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return []tls.Certificate{c}
-	}
-	pool := func(a *stack.Authority) *x509.CertPool {
-		text, err := os.ReadFile(a.File)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := x509.NewCertPool()
-		p.AppendCertsFromPEM(text)
-		return p
-	}
+	trusted, unknown := certtest.NewAuthority(t), certtest.NewAuthority(t)
+	load := func(p certtest.Pair) []tls.Certificate { return []tls.Certificate{p.Load(t)} }
 	server := &tls.Config{
-		Certificates: load(trusted.Issue(t, "localhost", "127.0.0.1")), ClientCAs: pool(trusted), ClientAuth: tls.RequireAndVerifyClientCert,
+		Certificates: load(trusted.Issue(t, "localhost", "127.0.0.1")), ClientCAs: trusted.Pool(), ClientAuth: tls.RequireAndVerifyClientCert,
 		MinVersion: tls.VersionTLS12,
 	}
 	client, stranger := load(trusted.Issue(t, "client")), load(unknown.Issue(t, "client"))
@@ -82,12 +65,12 @@ func TestTLSAdviceNamesTheKeyToPutRight(t *testing.T) {
 		server *tls.Config
 		want   string
 	}{
-		"all is right":   {&tls.Config{RootCAs: pool(trusted), Certificates: client}, server, ""},
-		"authority":      {&tls.Config{RootCAs: pool(unknown), Certificates: client}, server, "authority that signed the server's certificate into kafka.tls.ca_file"},
-		"name":           {&tls.Config{RootCAs: pool(trusted), Certificates: client, ServerName: "elsewhere"}, server, "kafka.tls.server_name right"},
-		"no certificate": {&tls.Config{RootCAs: pool(trusted)}, server, "put kafka.tls.cert_file and kafka.tls.key_file right"},
-		"stranger":       {&tls.Config{RootCAs: pool(trusted), Certificates: stranger}, server, "put kafka.tls.cert_file and kafka.tls.key_file right"},
-		"no TLS":         {&tls.Config{RootCAs: pool(trusted)}, nil, "the port is one without TLS"},
+		"all is right":   {&tls.Config{RootCAs: trusted.Pool(), Certificates: client}, server, ""},
+		"authority":      {&tls.Config{RootCAs: unknown.Pool(), Certificates: client}, server, "authority that signed the server's certificate into kafka.tls.ca_file"},
+		"name":           {&tls.Config{RootCAs: trusted.Pool(), Certificates: client, ServerName: "elsewhere"}, server, "kafka.tls.server_name right"},
+		"no certificate": {&tls.Config{RootCAs: trusted.Pool()}, server, "put kafka.tls.cert_file and kafka.tls.key_file right"},
+		"stranger":       {&tls.Config{RootCAs: trusted.Pool(), Certificates: stranger}, server, "put kafka.tls.cert_file and kafka.tls.key_file right"},
+		"no TLS":         {&tls.Config{RootCAs: trusted.Pool()}, nil, "the port is one without TLS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,21 +1,17 @@
 package app
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/restante/restante/internal/certtest"
 )
 
 func TestUnreadableSecretFilesAreAllReported(t *testing.T) {
@@ -45,40 +41,11 @@ func TestUnreadableSecretFilesAreAllReported(t *testing.T) {
 	}
 }
 
-// certificate writes a certificate of localhost that is its own authority, and its key.
-func certificate(t *testing.T) (cert, key string) {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kder, err := x509.MarshalECPrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, b := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "EC PRIVATE KEY", Bytes: kder}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(b), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cert, key
-}
-
 func TestTLSOfBothSidesFits(t *testing.T) {
 	t.Parallel()
-	cert, key := certificate(t)
-	server, err := ListenTLS{Enabled: true, CertFile: cert, KeyFile: key, ClientCAFile: cert}.Config()
+	authority := certtest.NewAuthority(t)
+	pair := authority.Issue(t, "localhost")
+	server, err := ListenTLS{Enabled: true, CertFile: pair.Cert, KeyFile: pair.Key, ClientCAFile: authority.File}.Config()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,21 +74,21 @@ func TestTLSOfBothSidesFits(t *testing.T) {
 		}
 		return errors.Join(err, <-done)
 	}
-	client, err := TLS{CAFile: cert, CertFile: cert, KeyFile: key, ServerName: "localhost"}.Config(true)
+	client, err := TLS{CAFile: authority.File, CertFile: pair.Cert, KeyFile: pair.Key, ServerName: "localhost"}.Config(true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := shake(client); err != nil {
 		t.Errorf("with a certificate: %v", err)
 	}
-	stranger, err := TLS{Enabled: true, CAFile: cert, ServerName: "localhost"}.Config(false)
+	stranger, err := TLS{Enabled: true, CAFile: authority.File, ServerName: "localhost"}.Config(false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := shake(stranger); err == nil {
 		t.Error("a client without a certificate was let in")
 	}
-	other, err := TLS{Enabled: true, CAFile: cert, CertFile: cert, KeyFile: key, ServerName: "elsewhere"}.Config(false)
+	other, err := TLS{Enabled: true, CAFile: authority.File, CertFile: pair.Cert, KeyFile: pair.Key, ServerName: "elsewhere"}.Config(false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,7 @@ var layers = []layer{
 		others: []string{"github.com/prometheus/client_golang/...", "golang.org/x/sync/...", "golang.org/x/time/..."},
 	},
 	{pattern: "internal/dirlock"},
+	{pattern: "internal/certtest"},
 	{pattern: "pipeline/spool", ours: []string{"event", "fault", "pipeline", "internal/dirlock"}, free: true},
 	{pattern: "pipeline/...", ours: []string{"event", "fault", "sinks", "pipeline/..."}, free: true},
 	{pattern: "mqtt/...", ours: []string{"event", "fault", "sinks", "pipeline", "mqtt/..."}, free: true},
@@ -71,7 +72,7 @@ var layers = []layer{
 }
 
 var broad = []string{
-	"event", "fault", "sinks/...", "pipeline/...", "mqtt/...", "internal/app/...", "internal/stack/...", "internal/sim/...", "internal/dirlock",
+	"event", "fault", "sinks/...", "pipeline/...", "mqtt/...", "internal/app/...", "internal/stack/...", "internal/sim/...", "internal/dirlock", "internal/certtest",
 }
 
 // homes says where the drivers of other systems may be imported; tests may use what they need.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/segmentio/kafka-go"
 
+	"github.com/restante/restante/internal/certtest"
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
 )
@@ -44,18 +45,18 @@ type secured struct {
 
 // certificates are those of the authority that all servers trust, and of one that nobody trusts.
 type certificates struct {
-	trusted, unknown *stack.Authority
-	client, stranger stack.Pair
+	trusted, unknown *certtest.Authority
+	client, stranger certtest.Pair
 }
 
 // by is how a client comes: whom it trusts, what it shows, and as whom it takes the server.
-func (c certificates) by(authority *stack.Authority, shown stack.Pair, name string) string {
+func (c certificates) by(authority *certtest.Authority, shown certtest.Pair, name string) string {
 	return fmt.Sprintf("{enabled: true, ca_file: %q, cert_file: %q, key_file: %q, server_name: %q}", authority.File, shown.Cert, shown.Key, name)
 }
 
 func newSecured(t *testing.T) *secured {
 	t.Helper()
-	trusted, unknown := stack.NewAuthority(t), stack.NewAuthority(t)
+	trusted, unknown := certtest.NewAuthority(t), certtest.NewAuthority(t)
 	identity := stack.TLS{Identity: trusted.Issue(t, "localhost", "127.0.0.1"), Clients: trusted}
 	logins := stack.OwnTLS(t, stack.Kafka, identity)
 	giveSCRAM(t, logins.Address())

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/restante/restante/internal/certtest"
 )
 
 // readyLimit is how long a server may take until it answers: a loaded machine of two cores has needed 31 s for Cassandra.
@@ -81,8 +83,8 @@ type Config struct {
 
 // TLS is what a server shows to its clients, and whom it trusts: those that the authority has signed.
 type TLS struct {
-	Identity Pair
-	Clients  *Authority
+	Identity certtest.Pair
+	Clients  *certtest.Authority
 }
 
 // Start starts servers and returns when each of them serves. The first use of a kind fetches its jars. When it fails nothing is left

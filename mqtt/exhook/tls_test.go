@@ -5,15 +5,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/restante/restante/internal/certtest"
 	"github.com/restante/restante/mqtt/exhook"
 	"github.com/restante/restante/mqtt/sourcetest"
 )
 
 func TestTLSDemandsTheClientsCertificate(t *testing.T) {
 	t.Parallel()
-	serverCert, serverPool := sourcetest.Certificate(t)
-	clientCert, clientPool := sourcetest.Certificate(t)
-	stranger, _ := sourcetest.Certificate(t)
+	serverCert, serverPool := certtest.Certificate(t)
+	clientCert, clientPool := certtest.Certificate(t)
+	stranger, _ := certtest.Certificate(t)
 	j := &sourcetest.Journal{}
 	h := serve(t, exhook.Config{TLS: &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{serverCert}, ClientCAs: clientPool, ClientAuth: tls.RequireAndVerifyClientCert,
@@ -35,7 +36,7 @@ func TestTLSDemandsTheClientsCertificate(t *testing.T) {
 // Erlang's HTTP/2 clients may speak by prior knowledge and negotiate nothing.
 func TestTLSNeedsNoNegotiation(t *testing.T) {
 	t.Parallel()
-	cert, pool := sourcetest.Certificate(t)
+	cert, pool := certtest.Certificate(t)
 	h := serve(t, exhook.Config{TLS: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}}, &sourcetest.Journal{})
 	conn, err := (&tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}}).DialContext(t.Context(), "tcp", h.Addr().String())
 	if err != nil {

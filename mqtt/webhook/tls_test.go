@@ -5,15 +5,16 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/restante/restante/internal/certtest"
 	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/mqtt/webhook"
 )
 
 func TestTLSDemandsTheClientsCertificate(t *testing.T) {
 	t.Parallel()
-	serverCert, serverPool := sourcetest.Certificate(t)
-	clientCert, clientPool := sourcetest.Certificate(t)
-	stranger, _ := sourcetest.Certificate(t)
+	serverCert, serverPool := certtest.Certificate(t)
+	clientCert, clientPool := certtest.Certificate(t)
+	stranger, _ := certtest.Certificate(t)
 	j := &sourcetest.Journal{}
 	s := serve(t, webhook.Config{TLS: &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{serverCert}, ClientCAs: clientPool, ClientAuth: tls.RequireAndVerifyClientCert,

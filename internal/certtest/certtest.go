@@ -1,9 +1,11 @@
-package stack
+// Package certtest makes certificates for tests.
+package certtest
 
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -65,6 +67,30 @@ func (a *Authority) Issue(tb testing.TB, name string, addresses ...string) Pair 
 	writePEM(tb, p.Cert, public)
 	writePEM(tb, p.Key, private)
 	writePEM(tb, p.Bundle, private, public)
+	return p
+}
+
+// Certificate makes one for 127.0.0.1, for servers and for clients, and the pool that trusts it and no other.
+func Certificate(tb testing.TB) (tls.Certificate, *x509.CertPool) {
+	tb.Helper()
+	a := NewAuthority(tb)
+	return a.Issue(tb, "localhost", "127.0.0.1").Load(tb), a.Pool()
+}
+
+// Load reads the pair for use in this process.
+func (p Pair) Load(tb testing.TB) tls.Certificate {
+	tb.Helper()
+	c, err := tls.LoadX509KeyPair(p.Cert, p.Key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
+// Pool trusts whom the authority has signed.
+func (a *Authority) Pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(a.cert)
 	return p
 }
 
