@@ -32,19 +32,8 @@ type differenceJSON struct {
 
 // booksJSON are the books of a sink as -o json shows them.
 type booksJSON struct {
-	Sink        string `json:"sink"`
-	Published   int    `json:"published"`
-	Stored      int    `json:"stored"`
-	Acked       int    `json:"acked"`
-	Expired     int    `json:"expired"`
-	Refused     int    `json:"refused"`
-	InFlight    int    `json:"in_flight"`
-	Missing     int    `json:"missing"`
-	Undecided   int    `json:"undecided"`
-	Older       int    `json:"older"`
-	Strangers   int    `json:"strangers"`
-	Retained    int    `json:"retained"`
-	Records     int    `json:"records"`
+	Sink string `json:"sink"`
+	audit.Books
 	Differences int    `json:"differences"`
 	Error       string `json:"error,omitempty"` // why the sink is not compared whole
 }
@@ -131,7 +120,7 @@ func (a *auditing) scope(c app.Config) (part audit.Audit, err error) {
 	}
 	parts := c.Kafka.Messages.Partitions
 	return audit.Audit{
-		Topics: topicsOf(c), Parts: parts, SessionParts: c.Kafka.Sessions.Partitions, DeadParts: c.Kafka.Dead.Partitions,
+		Topics: c.Kafka.TopicNames(), Parts: parts, SessionParts: c.Kafka.Sessions.Partitions, DeadParts: c.Kafka.Dead.Partitions,
 		Partition: func(key string) int { return kafkalog.Partition(key, parts) }, Filter: filter, Since: since, Until: until, Now: time.Now,
 		Patience: noAnswer,
 	}, nil
@@ -178,9 +167,7 @@ func (a *auditing) run(cmd *cobra.Command, signals <-chan os.Signal) error {
 			}
 			return nil
 		}
-		books, err := auditSink(ctx, c, name, one)
-		b.take(books)
-		if err != nil {
+		if b.Books, err = auditSink(ctx, c, name, one); err != nil {
 			b.Error, all.Complete = err.Error(), false
 		}
 		all.Found += b.Differences
@@ -233,11 +220,6 @@ func (d differenceJSON) print(w io.Writer) {
 		about += fmt.Sprintf(" offset %d", *d.Offset)
 	}
 	fmt.Fprintf(w, "%s: %s: %s: %s\n", d.Sink, d.Kind, about, printable(d.Says, 1000))
-}
-
-func (b *booksJSON) take(o audit.Books) {
-	b.Published, b.Stored, b.Acked, b.Expired, b.Refused, b.InFlight = o.Published, o.Stored, o.Acked, o.Expired, o.Refused, o.InFlight
-	b.Missing, b.Undecided, b.Older, b.Strangers, b.Retained, b.Records = o.Missing, o.Undecided, o.Older, o.Strangers, o.Retained, o.Records
 }
 
 func (a *audited) print(w io.Writer, limit int) {

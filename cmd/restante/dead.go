@@ -65,7 +65,7 @@ func (o *office) open(cmd *cobra.Command) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := dead.Office{Log: k.Log("restante.dead"), Topics: topicsOf(c), Parts: c.Kafka.Dead.Partitions, Patience: noAnswer}
+	d := dead.Office{Log: k.Log("restante.dead"), Topics: c.Kafka.TopicNames(), Parts: c.Kafka.Dead.Partitions, Patience: noAnswer}
 	box, err := d.Open(cmd.Context())
 	if err != nil {
 		k.Close()

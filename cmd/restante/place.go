@@ -10,10 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/app"
 	"github.com/restante/restante/internal/app/up"
-	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/pipeline/kafkalog"
 )
 
@@ -53,13 +51,6 @@ func (p *place) load() (app.Config, error) {
 		return c, err
 	}
 	return c.WithSecrets()
-}
-
-// topicsOf are the full names of the topics.
-func topicsOf(c app.Config) pipeline.Topics {
-	return pipeline.Topics{
-		Messages: c.Kafka.Topic(event.Messages).Name, Sessions: c.Kafka.Topic(event.Sessions).Name, Dead: c.Kafka.Topic(event.Dead).Name,
-	}
 }
 
 // openKafka connects to the cluster and sees that it answers and has the topics.

@@ -37,6 +37,11 @@ func (k Kafka) Topic(kind event.Kind) TopicSpec {
 	return TopicSpec{k.Names.Topics + "." + string(kind), t.Partitions, t.Replication, t.MinInsync, t.Retention}
 }
 
+// TopicNames are the full names of the topics.
+func (k Kafka) TopicNames() pipeline.Topics {
+	return pipeline.Topics{Messages: k.Topic(event.Messages).Name, Sessions: k.Topic(event.Sessions).Name, Dead: k.Topic(event.Dead).Name}
+}
+
 // WriterGroup is the consumer group of a sink's writers.
 func (k Kafka) WriterGroup(sink string) string { return k.Names.Groups + ".writer." + sink }
 

@@ -45,9 +45,7 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 	c := p.Config
 	w := &Wire{
 		Process: p, Stores: make(map[string]sinks.Store), seen: make(map[string]chan bool),
-		Topics: pipeline.Topics{
-			Messages: c.Kafka.Topic(event.Messages).Name, Sessions: c.Kafka.Topic(event.Sessions).Name, Dead: c.Kafka.Topic(event.Dead).Name,
-		},
+		Topics: c.Kafka.TopicNames(),
 	}
 	var err error
 	if w.Rules, err = pipeline.Compile(c.PipelineRules(), c.OwnPrefixes()...); err != nil {

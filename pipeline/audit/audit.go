@@ -54,23 +54,23 @@ type Difference struct {
 
 // Books are the messages that were compared, by where they are. Every published one is in exactly one place.
 type Books struct {
-	Published int // in the log, each id once
-	Stored    int
-	Acked     int // acknowledged, and not in the store
-	Expired   int // not acknowledged, and not in the store any more
-	Refused   int // in the dead letters, and not in the store
-	InFlight  int // not committed yet, and not in the store
-	Missing   int // see [Missing]
+	Published int `json:"published"` // in the log, each id once
+	Stored    int `json:"stored"`
+	Acked     int `json:"acked"`     // acknowledged, and not in the store
+	Expired   int `json:"expired"`   // not acknowledged, and not in the store any more
+	Refused   int `json:"refused"`   // in the dead letters, and not in the store
+	InFlight  int `json:"in_flight"` // not committed yet, and not in the store
+	Missing   int `json:"missing"`   // see [Missing]
 	// Undecided are in the log and not in the store, and so old that their ack may have been before the log's beginning.
-	Undecided int
+	Undecided int `json:"undecided"`
 	// Older are in the store and older than the log, which cannot say anything of them. They are not among Published.
-	Older int
+	Older int `json:"older"`
 	// Strangers are in the store and never were in the log: see [Unknown]. They are not among Published.
-	Strangers int
+	Strangers int `json:"strangers"`
 	// Retained are the retained messages in the store. They are not among Published.
-	Retained int
+	Retained int `json:"retained"`
 	// Records is how many records were read.
-	Records int
+	Records int `json:"records"`
 }
 
 // Add adds other books.
@@ -163,10 +163,7 @@ func (a *Audit) Run(ctx context.Context) (Books, error) {
 // sessions looks at the positions of the writers in the sessions topic. What its events lead to is not compared.
 func (a *Audit) sessions(ctx context.Context) error {
 	var committed map[int]int64
-	parts := make([]int, a.SessionParts)
-	for i := range parts {
-		parts[i] = i
-	}
+	parts := upTo(a.SessionParts)
 	err := a.again(ctx, func() (err error) {
 		committed, err = a.Log.Committed(ctx, a.Group, a.Topics.Sessions, parts...)
 		return err
@@ -208,7 +205,12 @@ func (a *Audit) parts() []int {
 	if t, ok := a.Filter.Exact(); ok {
 		return []int{a.Partition(t.String())}
 	}
-	all := make([]int, a.Parts)
+	return upTo(a.Parts)
+}
+
+// upTo are the numbers of n partitions.
+func upTo(n int) []int {
+	all := make([]int, n)
 	for i := range all {
 		all[i] = i
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
@@ -348,11 +349,11 @@ func TestOnlyTheRangeIsCompared(t *testing.T) {
 			})
 			w.same(sentence, slices.Clone(c.want), found)
 		}
-		_, found := w.audit(func(a *audit.Audit) { a.Filter = filter(t, "t/2") })
+		_, found := w.audit(func(a *audit.Audit) { a.Filter = eventtest.Filter(t, "t/2") })
 		w.same("one topic", []seen{lost[5]}, found)
-		_, found = w.audit(func(a *audit.Audit) { a.Filter = filter(t, "+/2") })
+		_, found = w.audit(func(a *audit.Audit) { a.Filter = eventtest.Filter(t, "+/2") })
 		w.same("a wildcard", []seen{lost[5]}, found)
-		_, found = w.audit(func(a *audit.Audit) { a.Filter = filter(t, "u/#") })
+		_, found = w.audit(func(a *audit.Audit) { a.Filter = eventtest.Filter(t, "u/#") })
 		w.same("other topics", nil, found)
 	})
 }
@@ -378,7 +379,7 @@ func TestAnAuditThatCannotBeFinishedSaysSo(t *testing.T) {
 		away := errors.New("the store is away")
 		a := audit.Audit{
 			Log: w.cluster.Client().Log(), Topics: topics, Parts: parts, SessionParts: 1, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
-			Store: absent{err: away}, Filter: filter(t, "#"), Now: time.Now, Patience: time.Minute,
+			Store: absent{err: away}, Filter: eventtest.Filter(t, "#"), Now: time.Now, Patience: time.Minute,
 		}
 		began := time.Now()
 		if _, err := a.Run(t.Context()); !errors.Is(err, away) || time.Since(began) < a.Patience {
@@ -408,7 +409,7 @@ func TestALogThatIsCutMeanwhileIsAnError(t *testing.T) {
 		}
 		a := audit.Audit{
 			Log: c.Log(), Topics: topics, Parts: parts, SessionParts: 1, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
-			Store: w.store, Filter: filter(t, "#"), Now: time.Now, Patience: time.Minute,
+			Store: w.store, Filter: eventtest.Filter(t, "#"), Now: time.Now, Patience: time.Minute,
 		}
 		if _, err := a.Run(t.Context()); !errors.Is(err, pipeline.ErrGap) || !strings.Contains(err.Error(), "begin again") {
 			t.Errorf("got %v", err)

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/pipeline/audit"
@@ -49,10 +50,10 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	yes := true
 	var all []pipeline.Rule
-	all = append(all, pipeline.Rule{Action: pipeline.SaveOfflineMessages, Topic: filter(t, "t/#"), Sink: "s", TTL: ttl, Wildcards: &yes}.Expand()...)
-	all = append(all, pipeline.Rule{Hook: pipeline.MessagePublish, Action: pipeline.OnMessageStore, Topic: filter(t, "h/#"), Sink: "s"})
+	all = append(all, pipeline.Rule{Action: pipeline.SaveOfflineMessages, Topic: eventtest.Filter(t, "t/#"), Sink: "s", TTL: ttl, Wildcards: &yes}.Expand()...)
+	all = append(all, pipeline.Rule{Hook: pipeline.MessagePublish, Action: pipeline.OnMessageStore, Topic: eventtest.Filter(t, "h/#"), Sink: "s"})
 	for _, a := range []pipeline.Action{pipeline.OnMessageRetain, pipeline.OnRetainDelete} {
-		all = append(all, pipeline.Rule{Hook: pipeline.MessagePublish, Action: a, Topic: filter(t, "r/#"), Sink: "s", TTL: ttl})
+		all = append(all, pipeline.Rule{Hook: pipeline.MessagePublish, Action: a, Topic: eventtest.Filter(t, "r/#"), Sink: "s", TTL: ttl})
 	}
 	rules, err := pipeline.Compile(all)
 	if err != nil {
@@ -63,24 +64,6 @@ func newWorld(t *testing.T) *world {
 		cluster: fakelog.New(fakelog.Config{Partitions: map[string]int{topics.Messages: parts, topics.Sessions: 1, topics.Dead: 1}}),
 		metrics: pipeline.NewMetrics(prometheus.NewRegistry(), []string{group}, []string{"s"}),
 	}
-}
-
-func filter(t *testing.T, s string) event.Filter {
-	t.Helper()
-	f, err := event.ParseFilter(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
-func topic(t *testing.T, s string) event.Topic {
-	t.Helper()
-	out, err := event.ParseTopic(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
 }
 
 func partition(key string) int { return fakelog.Partition(key, parts) }
@@ -97,7 +80,7 @@ func (w *world) append(e event.Event) {
 
 func (w *world) message(to, payload string) event.Published {
 	w.t.Helper()
-	return event.Published{Head: event.Head{ID: w.minter.Mint(), At: time.Now()}, Topic: topic(w.t, to), QoS: 1, Payload: []byte(payload)}
+	return event.Published{Head: event.Head{ID: w.minter.Mint(), At: time.Now()}, Topic: eventtest.Topic(w.t, to), QoS: 1, Payload: []byte(payload)}
 }
 
 // publish puts a message into the log, and gives it back with its offset.
@@ -180,7 +163,7 @@ func (w *world) audit(change func(*audit.Audit)) (audit.Books, []audit.Differenc
 	var found []audit.Difference
 	a := &audit.Audit{
 		Log: w.cluster.Client().Log(), Topics: topics, Parts: parts, SessionParts: 1, DeadParts: 1, Partition: partition, Group: group, Plan: w.rules.ForSink("s"),
-		Store: slow{w.store, 0}, Retained: true, Filter: filter(w.t, "#"), Now: time.Now, Patience: time.Minute,
+		Store: slow{w.store, 0}, Retained: true, Filter: eventtest.Filter(w.t, "#"), Now: time.Now, Patience: time.Minute,
 		Found: func(d audit.Difference) error {
 			found = append(found, d)
 			return nil

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/sim/fakelog"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/pipeline/dead"
@@ -45,22 +46,15 @@ func newPost(t *testing.T) *post {
 // publish is a publish as ingest has it in the log now.
 func (p *post) publish(topic, payload string) event.Wire {
 	p.t.Helper()
-	to, err := event.ParseTopic(topic)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	id := p.minter.Mint()
-	e := event.Published{Head: event.Head{ID: id, Source: "test", At: time.Now()}, Topic: to, Sender: "sender", QoS: 1, Payload: []byte(payload)}
+	e := event.Published{Head: event.Head{ID: p.minter.Mint(), Source: "test", At: time.Now()}, Topic: eventtest.Topic(p.t, topic), Sender: "sender", QoS: 1, Payload: []byte(payload)}
 	return event.Encode(e, e.Routes()[0], time.Now())
 }
 
 func (p *post) subscribe(client, filter string) event.Wire {
 	p.t.Helper()
-	f, err := event.ParseFilter(filter)
-	if err != nil {
-		p.t.Fatal(err)
+	e := event.Subscribed{
+		Head: event.Head{ID: p.minter.Mint(), Source: "test", At: time.Now()}, Client: event.ClientID(client), Filter: eventtest.Filter(p.t, filter), QoS: 1,
 	}
-	e := event.Subscribed{Head: event.Head{ID: p.minter.Mint(), Source: "test", At: time.Now()}, Client: event.ClientID(client), Filter: f, QoS: 1}
 	return event.Encode(e, e.Routes()[0], time.Now())
 }
 
