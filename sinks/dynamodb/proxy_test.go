@@ -94,17 +94,53 @@ func proxy(tb testing.TB, endpoint string, handle func(call)) string {
 
 // faults is what a service under stress does, one request in three, as the seed says.
 type faults struct {
-	// late lets requests land behind the client's time-out, too.
+	// late lets requests land behind the client's time-out, too. Without it, none is passed by one that the client sent later.
 	late     bool
-	patience time.Duration // longer than the client has
+	patience time.Duration // that the client has
 
-	mu   sync.Mutex
-	rng  *rand.Rand
-	seen map[string]int
+	mu      sync.Mutex
+	rng     *rand.Rand
+	seen    map[string]int
+	flying  map[int]time.Time // since when
+	flights int
+	landed  sync.Cond
 }
 
 func newFaults(seed uint64, patience time.Duration, late bool) *faults {
-	return &faults{late: late, patience: patience, rng: rand.New(rand.NewPCG(seed, 1)), seen: make(map[string]int)}
+	f := &faults{late: late, patience: patience, rng: rand.New(rand.NewPCG(seed, 1)), seen: make(map[string]int), flying: make(map[int]time.Time)}
+	f.landed.L = &f.mu
+	return f
+}
+
+// inOrder lets a request to the service only when none is there that the client may have given up: on a machine that stands still
+// for a while that happens to any of them.
+func (f *faults) inOrder(forward func([]byte) (int, []byte)) func([]byte) (int, []byte) {
+	return func(body []byte) (int, []byte) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for f.givenUp() {
+			f.landed.Wait()
+		}
+		f.flights++
+		me := f.flights
+		f.flying[me] = time.Now()
+		f.mu.Unlock()
+		status, answer := forward(body)
+		f.mu.Lock()
+		delete(f.flying, me)
+		f.landed.Broadcast()
+		return status, answer
+	}
+}
+
+// givenUp reports whether a request is in the air for so long that the client may soon be done with it.
+func (f *faults) givenUp() bool {
+	for _, since := range f.flying {
+		if time.Since(since) > f.patience/4 {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *faults) roll(n int) int {
@@ -120,6 +156,9 @@ func (f *faults) count(what string) {
 }
 
 func (f *faults) handle(c call) {
+	if !f.late {
+		c.forward = f.inOrder(c.forward)
+	}
 	switch f.roll(40) {
 	case 0, 1:
 		f.count("throttled")
@@ -148,12 +187,13 @@ func (f *faults) handle(c call) {
 			return
 		}
 		f.count("slow")
+		longer := f.patience + 300*time.Millisecond
 		if f.late {
-			time.Sleep(f.patience)
+			time.Sleep(longer)
 		}
 		status, answer := c.forward(c.body)
 		if !f.late {
-			time.Sleep(f.patience)
+			time.Sleep(longer)
 		}
 		c.answer(status, answer)
 	case 9, 10, 11, 12:
