@@ -166,3 +166,30 @@ func TestParsedTextComesBack(t *testing.T) {
 		}
 	})
 }
+
+// FuzzTopicsAndFilters: whatever a client names is refused, or kept as it is and matched as §4.7 says.
+func FuzzTopicsAndFilters(f *testing.F) {
+	for _, names := range [][2]string{
+		{"a/+/b", "a//b"}, {"a/#", "a"}, {"#", "$SYS/x"}, {"$share/g/+/x", "y/x"}, {"$share/g", "a"}, {"+a", "a+"}, {"/", "/"}, {"a\x00", "\xff"}, {"é/+", "é/\x1f"},
+	} {
+		f.Add(names[0], names[1])
+	}
+	f.Fuzz(func(t *testing.T, filter, topic string) {
+		n, errTopic := event.ParseTopic(topic)
+		if errTopic == nil && n.String() != topic {
+			t.Errorf("topic %q comes back as %q", topic, n)
+		}
+		s, errFilter := event.ParseFilter(filter)
+		if errFilter != nil {
+			return
+		}
+		if s.String() != filter {
+			t.Errorf("filter %q comes back as %q", filter, s)
+		}
+		if errTopic == nil && len(topic)+len(filter) < 1000 { // the reference is recursive
+			if got, want := s.Match(n), naiveMatch(strings.Join(s.Levels(), "/"), topic); got != want {
+				t.Errorf("%q matches %q: got %v, want %v", filter, topic, got, want)
+			}
+		}
+	})
+}

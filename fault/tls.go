@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"net"
 	"strings"
 )
 
@@ -28,7 +27,7 @@ func TLSAdvice(err error, at string) string {
 		return "put " + at + ".ca_file right, or have the server's certificate renewed"
 	}
 	// An alert of the peer, which has no type of its own once a driver has put it into words.
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" || err != nil && strings.Contains(err.Error(), "remote error: tls: ") {
+	if err != nil && strings.Contains(err.Error(), "remote error: tls: ") {
 		return "the server refuses this client: put " + at + ".cert_file and " + at + ".key_file right, of an authority that the server trusts"
 	}
 	return ""

@@ -41,3 +41,9 @@ func Scoped(filter, rule event.Filter) (text string, same bool) {
 	}
 	return s.key(), same
 }
+
+// Rescoped reads a text of the table of acked messages as a position, and writes it again.
+func Rescoped(text string) (again string, ok bool) {
+	s, k, ok := parseKey(text)
+	return s.key() + suffix[k], ok
+}

@@ -1,6 +1,7 @@
 package cassandra
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,10 +103,8 @@ func classify(err error) (class, string) {
 		return fatal, loginAdvice
 	case strings.Contains(err.Error(), "unexpected authenticator"):
 		return fatal, "this login is of a kind that Restante cannot speak"
-	case fault.TLSAdvice(err, "tls") != "":
-		return transient, fault.TLSAdvice(err, "tls")
 	case strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: "):
-		return transient, "look at the certificates and the name of the server, or whether it speaks TLS"
+		return transient, cmp.Or(fault.TLSAdvice(err, "tls"), "look at the certificates and the name of the server, or whether it speaks TLS")
 	}
 	return transient, ""
 }
