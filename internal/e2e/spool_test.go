@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack"
 	"github.com/restante/restante/mqtt/exhook"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
 )
@@ -52,6 +55,8 @@ func newSpoolSetup(t *testing.T, budget time.Duration) *setup {
 
 // hookLoad are the publishes of a broker's clients: each has a topic of its own, and begins a call when the one before is answered.
 type hookLoad struct {
+	rate    int           // calls a second; 0 = 200
+	padding int           // bytes behind each payload
 	timeout time.Duration // of a call; 0 = that of EMQX
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
@@ -67,10 +72,10 @@ const hookClients = 8
 
 func (l *hookLoad) topic(client int) string { return fmt.Sprintf("t/%d", client) }
 
-// start publishes 200 messages a second to the server. It goes on where the load before has ended.
+// start publishes to the server. It goes on where the load before has ended.
 func (l *hookLoad) start(t *testing.T, addr string) {
 	t.Helper()
-	const pace = time.Second * hookClients / 200
+	pace := time.Second * hookClients / time.Duration(cmp.Or(l.rate, 200))
 	if l.next == nil {
 		l.next, l.answered = make([]int, hookClients), make([][]string, hookClients)
 	}
@@ -104,7 +109,7 @@ func (l *hookLoad) publish(conn *grpc.ClientConn, client int) {
 	l.next[client]++
 	l.mu.Unlock()
 	at := time.Now()
-	text := fmt.Sprintf("%d-%06d", client, n)
+	text := fmt.Sprintf("%d-%06d%*s", client, n, l.padding, "")
 	m := &exhookpb.Message{
 		Id: []byte(event.IDOf(at.UnixMicro(), uint64(client), uint16(n)).String()), Qos: 1, From: fmt.Appendf(nil, "c%d", client),
 		Topic: []byte(l.topic(client)), Payload: []byte(text), Timestamp: uint64(at.UnixMilli()),
@@ -133,6 +138,13 @@ func (l *hookLoad) count() int {
 		all += len(answered)
 	}
 	return all
+}
+
+// failures is how many calls were not answered.
+func (l *hookLoad) failures() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed
 }
 
 // check compares what was answered with what is in Kafka: everything, and each topic in its order, but for repeats.
@@ -179,33 +191,44 @@ func (s *setup) drained() {
 	})
 }
 
-// TestNoCallIsSlowAndNothingIsLostWhileKafkaIsAway: 200 publishes a second, all the time.
+// TestNoCallIsSlowAndNothingIsLostWhileKafkaIsAway: 200 publishes a second, all the time; in a soak 500, and a real Kafka is killed for
+// five minutes.
 func TestNoCallIsSlowAndNothingIsLostWhileKafkaIsAway(t *testing.T) {
 	t.Parallel()
 	limit := long(generous, budget) // a machine that stands still for a while says nothing about ingest
 	s := newSpoolSetup(t, limit)
-	cluster := s.durableKafka()
+	load := hookLoad{timeout: 2 * limit}
+	var leave, comeBack func()
+	if soaking() {
+		load.rate = 500
+		leave, comeBack = s.mortalKafka()
+	} else {
+		leave, comeBack = s.durableKafka().Close, func() { s.durableKafka() }
+	}
 	if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
 		t.Fatal(err)
 	}
 	ingest := s.start("ingest")
-	load := hookLoad{timeout: 2 * limit}
 	load.start(t, s.broker)
 	time.Sleep(2 * time.Second)
 	e2etest.Await(t, "it does not spool while Kafka is there", func() bool { // but for a moment, where all is slow
 		return e2etest.Metric(t, s.admin["ingest"], "restante_ingest_spooling") == 0
 	})
-	cluster.Close()
-	time.Sleep(long(5*time.Second, 30*time.Second))
+	leave()
+	time.Sleep(long(10*time.Second, 5*time.Minute))
 	if n := e2etest.Metric(t, s.admin["ingest"], "restante_ingest_spooling"); n != 1 {
 		t.Error("it does not spool while Kafka is away")
 	}
 	if status, body := e2etest.Get(t, s.admin["ingest"], "/readyz"); status != 200 {
 		t.Errorf("it is not ready while it spools:\n%s", body)
 	}
-	s.durableKafka()
+	t.Logf("%v records in %v bytes of the spool", e2etest.Metric(t, s.admin["ingest"], "restante_ingest_spool_records"),
+		e2etest.Metric(t, s.admin["ingest"], "restante_ingest_spool_bytes"))
+	comeBack()
+	back := time.Now()
 	time.Sleep(4 * time.Second)
 	s.drained() // in spite of the load
+	t.Logf("the spool was empty %v after Kafka was back", time.Since(back).Round(time.Second))
 	load.stop()
 	ingest.Stop()
 	if load.failed > 0 {
@@ -218,6 +241,66 @@ func TestNoCallIsSlowAndNothingIsLostWhileKafkaIsAway(t *testing.T) {
 	begun := max(said(ingest, "spooling begins"), 1)
 	times(t, ingest, begun, "spooling begins")
 	times(t, ingest, begun, "spooling ended")
+	load.check(t, s)
+}
+
+// mortalKafka is a real Kafka of the setup's own, with what kills it and what starts it again.
+func (s *setup) mortalKafka() (kill, start func()) {
+	s.t.Helper()
+	server := stack.Own(s.t, stack.Kafka)
+	s.kafka = server.Address()
+	must := func(err error) {
+		s.t.Helper()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return func() { must(server.Kill()) }, func() { must(server.Start(s.t.Context())) }
+}
+
+// TestAFullDiskWithholdsAnswersAndHeals: a disk of 8 MB under a spool that may have 128. What was answered is in Kafka in the end, though
+// ingest was killed while not a byte was free, and calls are answered again.
+func TestAFullDiskWithholdsAnswersAndHeals(t *testing.T) {
+	t.Parallel()
+	const brief = time.Second
+	s := newSpoolSetup(t, brief)
+	disk := filepath.Join(s.dir, "spool")
+	if err := os.Mkdir(disk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=8m,mode=700"); err != nil {
+		t.Skipf("make a disk of 8 MB: %v; this test needs the right to mount one", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	cluster := s.durableKafka()
+	if err := migrateAll(t.Context(), s.config("migrate")); err != nil {
+		t.Fatal(err)
+	}
+	ingest := s.start("ingest")
+	load := hookLoad{padding: 8 << 10, timeout: 10 * brief}
+	load.start(t, s.broker)
+	e2etest.Await(t, "calls are answered", func() bool { return load.count() > 100 })
+	cluster.Close()
+	e2etest.Await(t, "the disk is full and calls fail", func() bool { return load.failures() > 2*hookClients })
+	if n := said(ingest, "no space left on device"); n == 0 {
+		t.Errorf("the log does not say that the disk is full:\n%s", ingest.Log())
+	}
+	onceAMinute(t, ingest, "no space left on device")
+	ingest.Kill()
+	load.stop()
+
+	s.durableKafka()
+	ingest = s.start("ingest")
+	before := load.count()
+	load.start(t, s.broker)
+	s.drained()
+	e2etest.Await(t, "calls are answered again", func() bool { return load.count() > before+200 })
+	load.stop()
+	ingest.Stop()
 	load.check(t, s)
 }
 
