@@ -220,6 +220,7 @@ func Encode(e Event, r Route, now time.Time) Wire {
 		w.num("ce_subscribe", e.Subscribe)
 		w.num("ce_slice", int64(e.Slice))
 		w.str("ce_rule", e.Rule)
+		w.str("ce_after", e.After.String())
 	}
 	wire.Headers = w.h
 	return wire

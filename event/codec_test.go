@@ -98,6 +98,10 @@ func goldenCases(t *testing.T) []goldenCase {
 		{"continued", event.ReplayContinued{
 			Head: head, Client: client, Filter: eventtest.Filter(t, "t/#"), QoS: 1, Bound: message, Subscribe: 4711, Slice: 3, Rule: "history t/#",
 		}},
+		{"continued_after", event.ReplayContinued{
+			Head: head, Client: client, Filter: eventtest.Filter(t, "t/#"), QoS: 1, Bound: message, Subscribe: 4711, Slice: 3, Rule: "history t/#",
+			After: eventtest.Topic(t, "t/ü"),
+		}},
 	}
 }
 

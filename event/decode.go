@@ -230,11 +230,15 @@ func (d *decoder) body(kind Kind, head Head, w Wire) Event {
 			DisconnectedAt: d.time("ce_disconnectedat"),
 		}
 	case typeContinued:
-		return ReplayContinued{
+		e := ReplayContinued{
 			Head: head, Client: client(), Filter: d.filter(), QoS: d.qos(), Bound: d.id("ce_bound", true),
 			Subscribe: d.num("ce_subscribe", 0, 1<<62, 0), Slice: int(d.num("ce_slice", 0, 1<<31, 0)),
 			Rule: d.str("ce_rule"),
 		}
+		if after := d.str("ce_after"); after != "" {
+			e.After = d.topic("ce_after", after)
+		}
+		return e
 	}
 	d.fail("ce_type", fmt.Errorf("unknown type %q", clip(typ)))
 	return nil

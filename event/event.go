@@ -200,6 +200,8 @@ type ReplayContinued struct {
 	Slice int
 	// Rule is the name of the rule that replays: its place among the others can change between two slices.
 	Rule string
+	// After is the last topic, by its bytes, of which the slice had nothing left to send; zero = there is none.
+	After Topic
 }
 
 func (Published) event()       {}

@@ -25,6 +25,8 @@ type job struct {
 	replay Replay
 	event  Record
 	slice  int // how many slices went before
+	// from is the topic behind which the first pass begins: the slice before has done with those up to it. A pass over all follows.
+	from   event.Topic
 	cancel context.CancelCauseFunc
 	began  time.Time
 	delay  time.Duration // before it begins
@@ -46,6 +48,7 @@ type job struct {
 	uncounted *selection           // what the limit has left out, until it is counted
 	started   bool                 // the first message is out
 	kept      *Outgo               // the next message to send: whether one follows it is not known yet
+	keptAfter event.Topic          // the pass is done with the topics up to this one, but for the kept message
 	retries   int
 	place     *place // in the line for a place among the active replays; nil = none
 	active    bool   // has a place among the active replays
@@ -206,7 +209,7 @@ func (j *job) passes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		before := j.count
+		before, from := j.count, j.from
 		err = j.pass(ctx, v, bound)
 		if err == nil {
 			err = j.drain(ctx)
@@ -231,7 +234,7 @@ func (j *job) passes(ctx context.Context) error {
 			return err
 		}
 		switch {
-		case j.count > before, left:
+		case j.count > before, left, !from.IsZero():
 		case !v.Complete:
 			// The writers lag. What is missing comes near by itself.
 			if err := Sleep(ctx, j.o.r.Limits.Patience/10); err != nil {

@@ -36,7 +36,7 @@ func (j *job) newest(ctx context.Context, v *View, sel selection) (idHeap, error
 	var ids idHeap
 	sel.newest = j.replay.MaxReturned
 	store := j.o.r.Sinks[j.replay.Sink].Store
-	err := j.topics(ctx, v, 1, func(topics []event.Topic) error {
+	err := j.topics(ctx, v, event.Topic{}, 1, func(topics []event.Topic) error {
 		for _, t := range topics {
 			c := newCursor(t, store, v, j.above(t, sel))
 			if err := j.read(ctx, c); err != nil {
@@ -66,7 +66,7 @@ func (j *job) countRest(ctx context.Context, v *View) error {
 	j.uncounted = nil
 	sel.page, sel.now, sel.skip = r.Limits.Page, r.Now, func(event.ID) bool { return false }
 	left := 10 * sel.page
-	err := j.topics(ctx, v, 1, func(topics []event.Topic) error {
+	err := j.topics(ctx, v, event.Topic{}, 1, func(topics []event.Topic) error {
 		for _, t := range topics {
 			c := newCursor(t, r.Sinks[j.replay.Sink].Store, v, j.above(t, sel))
 			for left > 0 {

@@ -172,7 +172,7 @@ func (j *job) handOn(ctx context.Context) error {
 	e := event.ReplayContinued{
 		Head:   event.Head{ID: r.Minter.Mint(), Source: r.Source, At: j.at},
 		Client: j.c.id, Filter: j.replay.Filter, QoS: j.replay.QoS, Bound: j.bound, Subscribe: j.subscribe, Slice: j.slice + 1,
-		Rule: j.replay.Rule,
+		Rule: j.replay.Rule, After: j.keptAfter,
 	}
 	j.over = true
 	j.mu.Unlock()

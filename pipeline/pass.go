@@ -23,7 +23,9 @@ func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
 	}
 	store := j.o.r.Sinks[j.replay.Sink].Store
 	j.kept = nil
-	err := j.topics(ctx, v, abreast, func(topics []event.Topic) error {
+	after := j.from
+	j.from = event.Topic{}
+	err := j.topics(ctx, v, after, abreast, func(topics []event.Topic) error {
 		var turn []*cursor
 		for _, t := range topics {
 			c := newCursor(t, store, v, j.above(t, sel))
@@ -32,7 +34,9 @@ func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
 			}
 			turn = append(turn, c)
 		}
-		return j.turns(ctx, turn)
+		err := j.turns(ctx, turn, after)
+		after = topics[len(topics)-1]
+		return err
 	})
 	if err != nil {
 		return err
@@ -40,8 +44,8 @@ func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
 	return j.offerNone(ctx)
 }
 
-// topics calls each with the topics that may have pending messages, at most n at a time.
-func (j *job) topics(ctx context.Context, v *View, n int, each func([]event.Topic) error) error {
+// topics calls each with the topics behind after that may have pending messages, at most n at a time, in the order of their bytes.
+func (j *job) topics(ctx context.Context, v *View, after event.Topic, n int, each func([]event.Topic) error) error {
 	if t, ok := j.replay.Filter.Exact(); ok {
 		if !j.replay.Selects(t) {
 			return nil
@@ -49,8 +53,8 @@ func (j *job) topics(ctx context.Context, v *View, n int, each func([]event.Topi
 		return each([]event.Topic{t})
 	}
 	fresh := v.Topics()
+	fresh = fresh[behind(fresh, after):]
 	store := j.o.r.Sinks[j.replay.Sink].Store
-	var after event.Topic
 	for more := true; more; {
 		var page []event.Topic
 		err := j.retry(ctx, "list topics", func() (err error) {
@@ -66,10 +70,7 @@ func (j *job) topics(ctx context.Context, v *View, n int, each func([]event.Topi
 		}
 		k := len(fresh)
 		if more {
-			var found bool
-			if k, found = slices.BinarySearchFunc(fresh, after, compareTopics); found {
-				k++ // it is in this page
-			}
+			k = behind(fresh, after)
 		}
 		page = append(page, fresh[:k]...)
 		fresh = fresh[k:]
@@ -84,8 +85,17 @@ func (j *job) topics(ctx context.Context, v *View, n int, each func([]event.Topi
 	return nil
 }
 
-// turns sends one message of each topic in turn.
-func (j *job) turns(ctx context.Context, turn []*cursor) error {
+// behind is the index of the first of the sorted topics that is behind another.
+func behind(topics []event.Topic, t event.Topic) int {
+	i, found := slices.BinarySearchFunc(topics, t, compareTopics)
+	if found {
+		i++
+	}
+	return i
+}
+
+// turns sends one message of each topic in turn. The pass is done with the topics up to after.
+func (j *job) turns(ctx context.Context, turn []*cursor, after event.Topic) error {
 	for len(turn) > 0 {
 		var left []*cursor
 		for i, c := range turn {
@@ -98,16 +108,17 @@ func (j *job) turns(ctx context.Context, turn []*cursor) error {
 				return err
 			}
 			left = append(left, c)
-			behind := 0
+			follow := 0
 			for _, o := range left {
-				behind += len(o.ready)
+				follow += len(o.ready)
 			}
 			for _, o := range turn[i+1:] {
-				behind += len(o.ready)
+				follow += len(o.ready)
 			}
-			if err := j.offer(ctx, m, behind); err != nil {
+			if err := j.offer(ctx, m, follow); err != nil {
 				return err
 			}
+			j.keptAfter = after
 		}
 		turn = left
 	}
@@ -123,14 +134,14 @@ func (j *job) expire(ids []event.ID) {
 }
 
 // offer sends the message that was offered before, now that one is known to follow it, and keeps this one back.
-func (j *job) offer(ctx context.Context, m sinks.Message, behind int) error {
+func (j *job) offer(ctx context.Context, m sinks.Message, follow int) error {
 	if k := j.kept; k != nil {
 		j.kept = nil
 		if err := j.send(ctx, k.Message, max(k.Remaining, 1)); err != nil {
 			return err
 		}
 	}
-	j.kept = &Outgo{Message: m, Remaining: behind}
+	j.kept = &Outgo{Message: m, Remaining: follow}
 	return nil
 }
 

@@ -380,7 +380,7 @@ func (o *owner) continued(ctx context.Context, rec Record, e event.ReplayContinu
 	}
 	for _, rp := range o.r.Plan(e).Replays {
 		if rp.Mode != Retained && rp.Rule == e.Rule {
-			o.start(ctx, rec, c, rp, asking{id: e.ID, at: e.At, bound: e.Bound, subscribe: e.Subscribe, slice: e.Slice})
+			o.start(ctx, rec, c, rp, asking{id: e.ID, at: e.At, bound: e.Bound, subscribe: e.Subscribe, slice: e.Slice, after: e.After})
 			return
 		}
 	}

@@ -14,6 +14,7 @@ type asking struct {
 	bound     event.ID  // the largest message id that belongs to the replay
 	subscribe int64     // offset of the event that began it
 	slice     int
+	after     event.Topic   // where the slice before ended
 	delay     time.Duration // before it begins
 }
 
@@ -39,7 +40,7 @@ func (o *owner) prepare(ctx, wait context.Context, rec Record, c *client, rp Rep
 	key := jobKey{rp.Filter.String(), rp.Rule}
 	jctx, cancel := context.WithCancelCause(ctx)
 	j := &job{
-		o: o, c: c, replay: rp, at: a.at, bound: a.bound, subscribe: a.subscribe, slice: a.slice, offsets: []int64{rec.Offset},
+		o: o, c: c, replay: rp, at: a.at, bound: a.bound, subscribe: a.subscribe, slice: a.slice, from: a.after, offsets: []int64{rec.Offset},
 		cancel: cancel, began: time.Now(), settled: time.Now().Add(a.delay + o.r.Limits.Settle), event: rec, delay: a.delay,
 	}
 	for old := (*job)(nil); ; {
