@@ -157,6 +157,28 @@ func TestBelowTheCommitOnlyAcksCountWithinTheLookBack(t *testing.T) {
 	}
 }
 
+// TestAnAckThatCameJustBeforeItsPublishCountsHoweverOldBothAre: two ingest processes start again, and each brings what has waited for it.
+func TestAnAckThatCameJustBeforeItsPublishCountsHoweverOldBothAre(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStack(t, 1)
+		tail := startTail(s, &calls{}, nil)
+		m := event.Published{Head: s.head(), Topic: eventtest.Topic(t, "t/1"), Sender: "pub", QoS: 1, Payload: []byte("a")}
+		ack := event.Acked{Head: s.head(), Topic: m.Topic, Client: "c", Message: m.ID}
+		time.Sleep(20 * time.Second)
+		s.put(ack)
+		s.publish("t/1", "b")
+		view(t, tail, "t/1")
+		s.cluster.Reset(writerGroup, s.messages(0), 1)
+		time.Sleep(time.Second)
+		view(t, tail, "t/1")
+		s.put(m)
+		if diff := cmp.Diff([]string{"b"}, view(t, tail, "t/1").Pending(m.Topic)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 func TestAPublishBelowTheCommitIsTheStores(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -14,7 +14,8 @@ import (
 // tailOp is a change of a stored message, or of a retained one, that stands in the log.
 type tailOp struct {
 	offset int64
-	at     time.Time
+	at     time.Time // of the event
+	read   time.Time // when the tail came to it; zero = by a look below the floor
 	topic  event.Topic
 	id     event.ID
 	put    *sinks.Message // nil = the message is gone
@@ -44,7 +45,8 @@ func (p *tailPart) close() {
 	}
 }
 
-// trim forgets what lies below the commit, but for the acks of the last moments: a publish that is repeated above it may be gone.
+// trim forgets what lies below the commit, but for the acks of the last moments: a publish that is repeated above it may be gone. The
+// moments are of the log or of the clock: events that waited for their ingest come late, and close together.
 func (p *tailPart) trim(committed int64, span Span, lookBack time.Duration) {
 	const catchUp = 5000 // records that are cheaper to read than to leave out
 	back := committed < p.committed || span.End < p.pos
@@ -59,7 +61,10 @@ func (p *tailPart) trim(committed int64, span Span, lookBack time.Duration) {
 			break
 		}
 	}
-	keep := func(o tailOp) bool { return o.put == nil && until.Sub(o.at) <= lookBack }
+	now := time.Now()
+	keep := func(o tailOp) bool {
+		return o.put == nil && (until.Sub(o.at) <= lookBack || now.Sub(o.read) <= lookBack)
+	}
 	touched := make(map[event.Topic]struct{})
 	for n := 0; n < len(p.ops) && p.ops[n].offset < committed; n++ {
 		o := p.ops[n]
@@ -167,8 +172,12 @@ func (p *tailPart) add(plan Planner, r Record, acksOnly, retained bool) {
 	if err != nil {
 		return
 	}
+	var now time.Time
+	if !acksOnly {
+		now = time.Now()
+	}
 	for _, op := range plan(e).Ops {
-		o := tailOp{offset: r.Offset, at: r.Time, size: 160}
+		o := tailOp{offset: r.Offset, at: r.Time, read: now, size: 184}
 		switch op := op.(type) {
 		case sinks.PutMessage:
 			if acksOnly || op.History {
