@@ -121,7 +121,7 @@ func (w *world) ghosts(broken func(string, ...any)) {
 // complete reports whether all rounds saw the whole tail.
 func (w *world) complete() bool { return w.hist.rounds == 0 }
 
-// order: of one publisher and topic, first replays within a connection come in the order of their publishing. What comes before its
+// order: of one publisher and topic, first replays within a connection come in the order of their publishing. What was sent before its
 // subscribe is in the log is of a replay for the connection before.
 func (w *world) order(broken func(string, ...any)) {
 	h := w.hist
@@ -155,7 +155,7 @@ func (w *world) order(broken func(string, ...any)) {
 			continue // a replay that the broker was told to hold back comes when it is sent again
 		}
 		seen[k][d.m] = true
-		if !d.replay || known[k].IsZero() || d.at.Before(known[k]) {
+		if !d.replay || known[k].IsZero() || d.sent.Before(known[k]) {
 			continue
 		}
 		if l := last[k]; l != nil && l.n > d.m.n {

@@ -33,6 +33,7 @@ type history struct {
 	owing map[clientFilter]time.Time
 	// names are what the broker calls replays, aliases those of them whose alias is in the log.
 	names   map[event.ID]event.ID
+	sent    map[event.ID]time.Time // when they came to the broker
 	aliases map[event.ID]bool
 	held    map[clientMessage]bool // replays that were held back
 	dropped map[clientMessage]bool // live deliveries that the broker gave up
@@ -108,6 +109,7 @@ type delivery struct {
 	conn   int
 	m      *message
 	at     time.Time
+	sent   time.Time // when the replayer's publish came to the broker; that of an envelope waits for its alias
 	replay bool
 }
 
@@ -115,7 +117,7 @@ func newHistory() *history {
 	return &history{
 		begin: time.Now(), model: &memory.Store{}, msgs: make(map[event.ID]*message), log: make(map[pipeline.TP][]pipeline.Record),
 		dead: make(map[pipeline.TP]map[int64]pipeline.Record), last: make(map[string]int64), owing: make(map[clientFilter]time.Time),
-		names: make(map[event.ID]event.ID), aliases: make(map[event.ID]bool), held: make(map[clientMessage]bool), dropped: make(map[clientMessage]bool), seen: make(map[seen]int),
+		names: make(map[event.ID]event.ID), sent: make(map[event.ID]time.Time), aliases: make(map[event.ID]bool), held: make(map[clientMessage]bool), dropped: make(map[clientMessage]bool), seen: make(map[seen]int),
 	}
 }
 
@@ -179,7 +181,7 @@ func (h *history) confirmed(id event.ID) bool {
 func (h *history) renamed(name, id event.ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.names[name] = id
+	h.names[name], h.sent[name] = id, time.Now()
 }
 
 // drops notes a delivery that the broker gives up.
@@ -244,7 +246,12 @@ func (h *history) delivered(c event.ClientID, conn int, d handing) {
 		h.broken("feedback: %s gets %s, which nobody has published", c, d.id)
 		return
 	}
-	h.got = append(h.got, delivery{c, conn, h.msgs[d.id], time.Now(), d.replay})
+	now := time.Now()
+	sent, waited := h.sent[d.renamed]
+	if !waited {
+		sent = now
+	}
+	h.got = append(h.got, delivery{c, conn, h.msgs[d.id], now, sent, d.replay})
 	how := "live"
 	if d.replay {
 		how = "replay"
