@@ -174,6 +174,26 @@ func TestAnyBrokerTellsTheStory(t *testing.T) {
 	}
 }
 
+// TestHiveMQTellsTheStory: a broker of another make, each way to deliver with each evidence. Its jars are many, so a soak runs it.
+func TestHiveMQTellsTheStory(t *testing.T) {
+	t.Parallel()
+	if !soaking() {
+		t.Skip("loads 100 MB of another broker: RESTANTE_SOAK=1 runs it")
+	}
+	for _, to := range []string{"topic", "prefix"} {
+		for _, evidence := range []string{"puback", "app"} {
+			t.Run(to+", "+evidence, func(t *testing.T) { // one after another: each has a broker of its own
+				filters := []string{"t/1"}
+				if to == "prefix" {
+					filters = append(filters, "offline/device-1/#")
+				}
+				s := plainSetup(t, stack.Own(t, stack.HiveMQ).Address(), "plain", to, evidence)
+				s.tellStory(true, evidence, filters...)
+			})
+		}
+	}
+}
+
 // anybody lets everybody do everything.
 type anybody struct{ mochi.HookBase }
 

@@ -83,7 +83,7 @@ func TestAFetchThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 
 func TestEveryKindHasItsRelease(t *testing.T) {
 	t.Parallel()
-	for kind, want := range map[Kind]string{Kafka: `^4\.`, Cassandra: `^5\.0\.`, DynamoDB: `^3\.1\.0$`} {
+	for kind, want := range map[Kind]string{Kafka: `^4\.`, Cassandra: `^5\.0\.`, DynamoDB: `^3\.1\.0$`, HiveMQ: `^2025\.`} {
 		rel, err := kind.release()
 		if err != nil {
 			t.Error(err)

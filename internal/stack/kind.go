@@ -16,6 +16,7 @@ const (
 	Kafka Kind = iota + 1
 	Cassandra
 	DynamoDB
+	HiveMQ
 )
 
 // User and Password log in to Cassandra, as a superuser.
@@ -33,11 +34,13 @@ func (k Kind) String() string {
 		return "cassandra"
 	case DynamoDB:
 		return "dynamodb"
+	case HiveMQ:
+		return "hivemq"
 	}
 	return fmt.Sprintf("server of kind %d", int(k))
 }
 
-// Env is the environment variable that holds the address of a shared server of the kind: host:port for Kafka and Cassandra, the URL of
+// Env is the environment variable that holds the address of a shared server of the kind: host:port for Kafka, Cassandra and HiveMQ, the URL of
 // the endpoint for DynamoDB.
 func (k Kind) Env() string {
 	switch k {
@@ -47,6 +50,8 @@ func (k Kind) Env() string {
 		return "RESTANTE_TEST_CASSANDRA"
 	case DynamoDB:
 		return "RESTANTE_TEST_DYNAMODB"
+	case HiveMQ:
+		return "RESTANTE_TEST_HIVEMQ"
 	}
 	return ""
 }

@@ -36,9 +36,9 @@ type recipe struct {
 }
 
 //nolint:gochecknoglobals // never written
-var recipes = map[Kind]recipe{Kafka: kafkaRecipe, Cassandra: cassandraRecipe, DynamoDB: dynamoDBRecipe}
+var recipes = map[Kind]recipe{Kafka: kafkaRecipe, Cassandra: cassandraRecipe, DynamoDB: dynamoDBRecipe, HiveMQ: hiveMQRecipe}
 
-// Ping returns nil when the server at the address serves: it gives its metadata, lets [User] log in, or answers for its tables.
+// Ping returns nil when the server at the address serves: it gives its metadata, lets [User] log in, answers for its tables, or takes a client.
 func Ping(ctx context.Context, kind Kind, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, pingLimit)
 	defer cancel()

@@ -179,6 +179,7 @@ func show(out io.Writer, servers []*stack.Server) {
 			fmt.Fprintf(out, "go test ./sinks/cassandra/...   # user %s, password %s\n", stack.User, stack.Password)
 		case stack.DynamoDB:
 			fmt.Fprintln(out, "go test ./sinks/dynamodb/...    # any region, any access key of letters and digits")
+		case stack.HiveMQ: // tests start their own
 		}
 	}
 	for _, s := range servers {
