@@ -86,7 +86,11 @@ func newChaos(t *testing.T, store string, seed uint64) *chaos {
 	})
 	if store == "cassandra" {
 		c.cassandra("history", c.wire.Address(), c.name, "")
-		c.look = lookCassandra(t, address, c.name)
+		look := lookCassandra(t, address, c.name)
+		for i := range chaosTopics {
+			look.topics = append(look.topics, fmt.Sprintf("t/load/%d", i))
+		}
+		c.look = look
 	} else {
 		c.dynamodb("history", "http://"+c.wire.Address(), c.name+"_", "")
 		c.look = lookDynamoDB(address, c.name+"_")
