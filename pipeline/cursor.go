@@ -12,13 +12,34 @@ import (
 
 func compareTopics(a, b event.Topic) int { return cmp.Compare(a.String(), b.String()) }
 
-// selection bounds what a replay reads of each topic: after < id ≤ until.
+// selection bounds what a replay reads of each topic: above all its floors, up to until.
 type selection struct {
-	after, until event.ID
-	newest       int // the newest so many only, 0 = all
-	page         int // rows a read
-	now          func() time.Time
-	skip         func(event.ID) bool // sent already
+	floors [floors]event.ID
+	until  event.ID
+	newest int // the newest so many only, 0 = all
+	page   int // rows a read
+	now    func() time.Time
+	skip   func(event.ID) bool // sent already, or acknowledged
+	// left is told of what is read and left out; nil = nobody asks.
+	left func(sinks.Message, LeftOut)
+}
+
+// Why a replay begins where it does.
+const (
+	byPosition = iota // the client has all up to there
+	byAge             // time_range
+	byCount           // max_returned_count
+	floors
+)
+
+// after is the floor that counts.
+func (s *selection) after() (after event.ID) {
+	for _, id := range s.floors {
+		if id.Compare(after) > 0 {
+			after = id
+		}
+	}
+	return after
 }
 
 // cursor walks the pending messages of one topic in the order of their ids: the store's pages and the tail, merged.
@@ -27,6 +48,7 @@ type cursor struct {
 	store sinks.Reader
 	tail  overlay
 	sel   selection
+	after event.ID // all up to there is read
 
 	ready   []sinks.Message // ascending; merged and final
 	more    bool            // the store may have more behind ready
@@ -34,7 +56,7 @@ type cursor struct {
 }
 
 func newCursor(topic event.Topic, store sinks.Reader, v *View, sel selection) *cursor {
-	c := &cursor{topic: topic, store: store, tail: v.topics[topic], sel: sel, more: true}
+	c := &cursor{topic: topic, store: store, tail: v.topics[topic], sel: sel, after: sel.after(), more: true}
 	c.tail.puts = slices.Clone(c.tail.puts)
 	return c
 }
@@ -47,7 +69,7 @@ func (c *cursor) fill(ctx context.Context) error {
 			limit = c.sel.newest + len(c.tail.gone) // as many as may fall away again
 		}
 		page, err := c.store.Messages(ctx, sinks.Query{
-			Topic: c.topic, After: c.sel.after, Until: c.sel.until, Limit: limit, Newest: c.sel.newest > 0,
+			Topic: c.topic, After: c.after, Until: c.sel.until, Limit: limit, Newest: c.sel.newest > 0,
 		})
 		if err != nil {
 			return err
@@ -58,7 +80,7 @@ func (c *cursor) fill(ctx context.Context) error {
 			upTo = page[len(page)-1].ID
 		}
 		c.merge(page, upTo)
-		c.sel.after = upTo
+		c.after = upTo
 	}
 	return nil
 }
@@ -76,13 +98,16 @@ func (c *cursor) merge(page []sinks.Message, upTo event.ID) {
 	now := c.sel.now()
 	from := len(c.ready)
 	for _, m := range batch {
-		_, gone := c.tail.gone[m.ID]
-		switch {
-		case gone, m.QoS == 0, m.ID.Compare(c.sel.until) > 0, c.sel.skip(m.ID), !c.after(m.ID):
-		case !m.Expires.IsZero() && !m.Expires.After(now):
-			c.expired = append(c.expired, m.ID)
-		default:
+		why := c.leaves(m, now)
+		if why == "" {
 			c.ready = append(c.ready, m)
+			continue
+		}
+		if why == LeftExpired {
+			c.expired = append(c.expired, m.ID)
+		}
+		if c.sel.left != nil {
+			c.sel.left(m, why)
 		}
 	}
 	if over := len(c.ready) - from - c.sel.newest; c.sel.newest > 0 && over > 0 {
@@ -90,7 +115,35 @@ func (c *cursor) merge(page []sinks.Message, upTo event.ID) {
 	}
 }
 
-func (c *cursor) after(id event.ID) bool { return id.Compare(c.sel.after) > 0 }
+// leaves says why a message is not sent, "" = it is.
+func (c *cursor) leaves(m sinks.Message, now time.Time) LeftOut {
+	_, gone := c.tail.gone[m.ID]
+	switch {
+	case gone, c.sel.skip(m.ID):
+		return LeftAcked
+	case m.QoS == 0:
+		return LeftQoS0
+	case m.ID.Compare(c.sel.until) > 0:
+		return LeftLater
+	}
+	if why := c.sel.below(m.ID); why != "" {
+		return why
+	}
+	if !m.Expires.IsZero() && !m.Expires.After(now) {
+		return LeftExpired
+	}
+	return ""
+}
+
+// below says which floor an id does not reach, "" = it reaches all.
+func (s *selection) below(id event.ID) LeftOut {
+	for i, why := range [floors]LeftOut{byPosition: LeftPosition, byAge: LeftAge, byCount: LeftCount} {
+		if id.Compare(s.floors[i]) <= 0 {
+			return why
+		}
+	}
+	return ""
+}
 
 // next takes the next message; false when nothing is left. fill must have been called.
 func (c *cursor) next() (sinks.Message, bool) {

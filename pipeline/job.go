@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -282,6 +283,9 @@ func (r *Replayer) view(ctx context.Context, rp Replay, before func()) (*View, e
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case err != nil:
+			if r.gaveUp(began) {
+				return nil, fmt.Errorf("read the log behind sink %s: %w", rp.Sink, err)
+			}
 			if attempt == 1 {
 				r.Log.WarnContext(ctx, "tail not read, will retry", "sink", rp.Sink, "err", err)
 			}
@@ -302,6 +306,7 @@ func (j *job) retry(ctx context.Context, what string, do func() error) error {
 
 // retry repeats what is transient until ctx ends. A store that refuses for good is retried too: the writers end the process.
 func (r *Replayer) retry(ctx context.Context, what, sink string, do func() error) error {
+	began := time.Now()
 	for attempt := 1; ; attempt++ {
 		err := do()
 		if err == nil {
@@ -309,6 +314,9 @@ func (r *Replayer) retry(ctx context.Context, what, sink string, do func() error
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if r.gaveUp(began) {
+			return fmt.Errorf("%s of sink %s: %w", what, sink, err)
 		}
 		if attempt == 1 {
 			r.Log.WarnContext(ctx, "replay waits, will retry", "what", what, "sink", sink, "err", err)
@@ -318,6 +326,9 @@ func (r *Replayer) retry(ctx context.Context, what, sink string, do func() error
 		}
 	}
 }
+
+// gaveUp reports whether what began then is not tried again.
+func (r *Replayer) gaveUp(began time.Time) bool { return r.GiveUp > 0 && time.Since(began) > r.GiveUp }
 
 // send publishes one message within the window.
 func (j *job) send(ctx context.Context, m sinks.Message, remaining int) error {

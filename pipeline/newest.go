@@ -23,11 +23,9 @@ func (j *job) limit(ctx context.Context, v *View, sel *selection) error {
 		if len(newest) < j.replay.MaxReturned {
 			return nil // what comes late still has room
 		}
-		j.floor, j.uncounted = newest[0].Before(), &selection{after: sel.after, until: newest[0].Before()}
+		j.floor, j.uncounted = newest[0].Before(), &selection{floors: sel.floors, until: newest[0].Before()}
 	}
-	if j.floor.Compare(sel.after) > 0 {
-		sel.after = j.floor
-	}
+	sel.floors[byCount] = j.floor
 	return nil
 }
 
@@ -49,7 +47,7 @@ func (j *job) newest(ctx context.Context, v *View, sel selection) (idHeap, error
 			}
 		}
 		if len(ids) == sel.newest {
-			sel.after = ids[0] // nothing below it can be among them any more
+			sel.floors[byCount] = ids[0] // nothing below it can be among them any more
 		}
 		return nil
 	})

@@ -11,21 +11,15 @@ import (
 // pass sends what is pending in the view and the store, topics in turn, each oldest first.
 func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
 	const abreast = 64 // topics in turn
-	sel := selection{
-		until: bound, page: j.o.r.Limits.Page, now: j.o.r.Now,
-		skip: func(id event.ID) bool { _, ok := j.sent[id]; return ok },
-	}
-	if j.replay.TimeRange > 0 {
-		sel.after = event.FirstIDAt(j.asked().Add(-j.replay.TimeRange))
-	}
-	if err := j.limit(ctx, v, &sel); err != nil {
+	sel, err := j.selects(ctx, v, bound)
+	if err != nil {
 		return err
 	}
 	store := j.o.r.Sinks[j.replay.Sink].Store
 	j.kept = nil
 	after := j.from
 	j.from = event.Topic{}
-	err := j.topics(ctx, v, after, abreast, func(topics []event.Topic) error {
+	err = j.topics(ctx, v, after, abreast, func(topics []event.Topic) error {
 		var turn []*cursor
 		for _, t := range topics {
 			c := newCursor(t, store, v, j.above(t, sel))
@@ -42,6 +36,18 @@ func (j *job) pass(ctx context.Context, v *View, bound event.ID) error {
 		return err
 	}
 	return j.offerNone(ctx)
+}
+
+// selects is what a pass reads of every topic.
+func (j *job) selects(ctx context.Context, v *View, bound event.ID) (selection, error) {
+	sel := selection{
+		until: bound, page: j.o.r.Limits.Page, now: j.o.r.Now,
+		skip: func(id event.ID) bool { _, ok := j.sent[id]; return ok },
+	}
+	if j.replay.TimeRange > 0 {
+		sel.floors[byAge] = event.FirstIDAt(j.asked().Add(-j.replay.TimeRange))
+	}
+	return sel, j.limit(ctx, v, &sel)
 }
 
 // topics calls each with the topics behind after that may have pending messages, at most n at a time, in the order of their bytes.

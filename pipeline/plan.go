@@ -69,6 +69,8 @@ type Replay struct {
 	// Selects reports whether a stored topic belongs to the replay: it matches the subscription and the rule, is stored as
 	// pending by some rule of the sink, and is addressed to the client.
 	Selects func(event.Topic) bool
+	// Excludes says why Selects is false of a topic, "" where it is true.
+	Excludes func(event.Topic) Excluded
 	// Within is the rule's own filter, and First how much a client gets at its first subscribe; see [Rule].
 	Within      event.Filter
 	First       time.Duration
@@ -306,56 +308,25 @@ func (r *Rules) pending(sink string, t event.Topic) bool {
 
 func (r *Rules) subscribed(e event.Subscribed) Plan {
 	var p Plan
-	client, f, qos := e.Client, e.Filter, e.QoS
-	if r.Own(client) {
+	if r.Own(e.Client) {
 		return Plan{Skipped: SkipIgnoredClient}
 	}
 	for _, c := range r.rules {
-		if c.Hook != SessionSubscribed || !c.Topic.Overlaps(f) {
+		if c.Action == OnSubscribeStore && c.Topic.Overlaps(e.Filter) {
+			p.Ops = append(p.Ops, sinks.PutSub{Client: e.Client, Filter: e.Filter, QoS: e.QoS, Stamp: e.ID.Micros()})
+		}
+	}
+	for _, f := range r.Fetches(e) {
+		if f.Skipped != "" {
+			p.Skipped = f.Skipped
 			continue
 		}
-		if c.Action == OnSubscribeStore {
-			p.Ops = append(p.Ops, sinks.PutSub{Client: client, Filter: f, QoS: qos, Stamp: e.ID.Micros()})
-			continue
-		}
-		rp, why := r.replay(c, client, f, qos)
-		if why == "" && rp.Mode == Retained && !wantsRetained(e) {
-			why = SkipRetain
-		}
-		if why != "" {
-			p.Skipped = why
-			continue
-		}
-		p.Replays = append(p.Replays, rp)
+		p.Replays = append(p.Replays, f.Replay)
 	}
 	if len(p.Ops)+len(p.Replays) > 0 {
 		p.Skipped = ""
 	}
 	return p
-}
-
-// replay is what a fetching rule does for a subscription, or why it does nothing.
-func (r *Rules) replay(c compiled, client event.ClientID, f event.Filter, qos event.QoS) (Replay, string) {
-	mode := map[Action]Mode{OnMessageFetchForQueue: Queue, OnMessageFetchForPubsub: Pubsub, OnRetainLookup: Retained}[c.Action]
-	_, exact := f.Exact()
-	switch {
-	case f.Group() != "":
-		return Replay{}, SkipShared
-	case !exact && mode != Retained && !c.replaysWildcards():
-		return Replay{}, SkipWildcard
-	case qos == 0 && mode != Retained && r.qos0 != QoS0Repeat && r.qos0 != QoS0Once,
-		qos == 0 && r.qos0 == QoS0Repeat && c.Hook == ClientConnected: // that repeats at subscribes
-		return Replay{}, SkipQoS0
-	}
-	rule, sink, who := c.Topic, c.Sink, c.addressee
-	return Replay{
-		Mode: mode, Sink: sink, Rule: c.name(), Client: client, Filter: f, QoS: qos, MaxReturned: c.MaxReturned, TimeRange: c.TimeRange,
-		Within: c.Topic, First: c.First,
-		Once: qos == 0 && mode == Queue && r.qos0 == QoS0Once,
-		Selects: func(t event.Topic) bool {
-			return f.Match(t) && (rule.IsZero() || rule.Match(t)) && who.is(t, client) && (mode == Retained || r.pending(sink, t))
-		},
-	}, ""
 }
 
 // continued is the replay that goes on, by whichever rule of its name.
@@ -370,21 +341,6 @@ func (r *Rules) continued(e event.ReplayContinued) Plan {
 		}
 	}
 	return p
-}
-
-// wantsRetained is the retain handling of a subscribe (MQTT 5.0 §3.3.1.3): at 1 retained messages are for new subscriptions only, at 2
-// for none. Where the source does not tell whether a subscription is new, it counts as new: a message too many does no harm.
-func wantsRetained(e event.Subscribed) bool {
-	if e.Options == nil {
-		return true
-	}
-	switch e.Options.RetainHandling {
-	case 1:
-		return e.New != event.No
-	case 2:
-		return false
-	}
-	return true
 }
 
 func (r *Rules) unsubscribed(e event.Unsubscribed) Plan {

@@ -72,9 +72,7 @@ func (j *job) above(t event.Topic, s selection) selection {
 	if !ok {
 		from = s.until // the positions were removed: the replay is about to end
 	}
-	if from.Compare(s.after) > 0 {
-		s.after = from
-	}
+	s.floors[byPosition] = from
 	sent := s.skip
 	s.skip = func(id event.ID) bool { return sent(id) || j.pos.led.has(t, id) }
 	return s

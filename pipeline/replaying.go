@@ -45,6 +45,8 @@ type Replayer struct {
 	Metrics      *Metrics
 	Log          *slog.Logger
 	Now          func() time.Time
+	// GiveUp is how long [Replayer.Explain] tries what fails; 0 = for ever, as replays do.
+	GiveUp time.Duration
 
 	once    sync.Once
 	admit   *admission

@@ -41,6 +41,9 @@ type retainedLookup struct {
 	count   int
 	pauses  int    // since the client took a message
 	kept    *Outgo // the next to send: whether one follows it is not known yet
+	// give hands a message over: publish, but for who only looks. left is told of what is found and not sent; nil = nobody asks.
+	give func(context.Context, Outgo) error
+	left func(sinks.Message, LeftOut)
 }
 
 // retained begins a lookup.
@@ -50,6 +53,7 @@ func (o *owner) retained(ctx context.Context, rec Record, c *client, rp Replay, 
 		replay: rp, bound: bound, settled: time.Now().Add(o.r.Limits.Settle), sent: make(map[event.Topic]event.ID),
 		place: o.r.admit.ask(), // here, so that lookups are admitted in the order of their subscribes
 	}
+	l.give = l.publish
 	o.send(ctx, l.errand, l.run)
 }
 
@@ -166,7 +170,7 @@ func (l *retainedLookup) pass(ctx context.Context) (complete bool, err error) {
 	}
 	if k := l.kept; k != nil {
 		l.kept = nil
-		err = l.publish(ctx, *k)
+		err = l.give(ctx, *k)
 	}
 	return complete, err
 }
@@ -201,7 +205,12 @@ func (v *View) retained(page []sinks.Message, after, last event.Topic, more bool
 // hand sends a page of messages, all but the last, which is kept until it is known whether one follows.
 func (l *retainedLookup) hand(ctx context.Context, page []sinks.Message) error {
 	r := l.o.r
-	count := func(what string) { r.Metrics.RetainedSent.WithLabelValues(what).Inc() }
+	leave := func(m sinks.Message, what string, why LeftOut) {
+		r.Metrics.RetainedSent.WithLabelValues(what).Inc()
+		if l.left != nil {
+			l.left(m, why)
+		}
+	}
 	page = slices.DeleteFunc(page, func(m sinks.Message) bool {
 		id, again := l.sent[m.Topic]
 		if again && id == m.ID || !l.replay.Selects(m.Topic) {
@@ -209,9 +218,9 @@ func (l *retainedLookup) hand(ctx context.Context, page []sinks.Message) error {
 		}
 		switch {
 		case m.ID.Compare(l.bound) > 0:
-			count(retainedLive)
+			leave(m, retainedLive, LeftLater)
 		case !m.Expires.IsZero() && !m.Expires.After(r.Now()):
-			count(retainedExpired)
+			leave(m, retainedExpired, LeftExpired)
 		default:
 			return false
 		}
@@ -222,7 +231,7 @@ func (l *retainedLookup) hand(ctx context.Context, page []sinks.Message) error {
 		if k := l.kept; k != nil {
 			l.kept = nil
 			k.Remaining = max(k.Remaining, 1)
-			if err := l.publish(ctx, *k); err != nil {
+			if err := l.give(ctx, *k); err != nil {
 				return err
 			}
 		}
