@@ -191,7 +191,7 @@ func (a *auditing) run(cmd *cobra.Command, signals <-chan os.Signal) error {
 
 // auditSink opens a sink for reading and audits it.
 func auditSink(ctx context.Context, c app.Config, name string, a audit.Audit) (audit.Books, error) {
-	store, err := c.OpenSink(ctx, name, app.SinkParts{ReadOnly: true})
+	store, err := c.OpenSink(ctx, name, app.SinkParts{Look: true})
 	if err != nil {
 		return audit.Books{}, err
 	}

@@ -20,8 +20,10 @@ import (
 
 // SinkParts is what a sink is opened with beside its own settings.
 type SinkParts struct {
-	// ReadOnly: nothing will be written.
+	// ReadOnly: nothing will be written, but for what makes later reads cheaper.
 	ReadOnly bool
+	// Look: not that either.
+	Look bool
 	// Log takes hints; nil = nothing.
 	Log *slog.Logger
 	// Metrics is told what the store does; nil = nobody.
@@ -40,7 +42,7 @@ func (c Config) OpenSink(ctx context.Context, name string, parts SinkParts) (sin
 	case s.DynamoDB != nil:
 		return dynamodb.Open(ctx, s.DynamoDB.config(c, name, parts))
 	case s.SQLite != nil:
-		return sqlite.Open(ctx, sqlite.Config{Path: s.SQLite.Path, TombstoneTTL: s.SQLite.TombstoneTTL, ReadOnly: parts.ReadOnly})
+		return sqlite.Open(ctx, sqlite.Config{Path: s.SQLite.Path, TombstoneTTL: s.SQLite.TombstoneTTL, ReadOnly: parts.ReadOnly || parts.Look})
 	case s.Memory != nil:
 		return &memory.Store{}, nil
 	default:
@@ -127,7 +129,7 @@ func (s *CassandraSink) config(name string, parts SinkParts) (cassandra.Config, 
 		Hosts: s.Hosts, Keyspace: s.Keyspace, TablePrefix: s.TablePrefix, User: s.User, Password: s.Password.Reveal(), TLS: tls,
 		LocalDC: s.LocalDC, Consistency: s.Consistency, NumConns: s.Connections, ConnectTimeout: s.ConnectTimeout,
 		WriteTimeout: s.WriteTimeout, ReadTimeout: s.ReadTimeout, Compress: s.Compress, InFlight: s.InFlight, MaxRow: int(s.MaxRow),
-		Foreign: s.Foreign, Now: time.Now, Log: parts.Log,
+		Foreign: s.Foreign, Look: parts.Look, Now: time.Now, Log: parts.Log,
 	}
 	if n := s.ReplicationFactor; n > 0 {
 		cfg.Replication = map[string]string{"class": "SimpleStrategy", "replication_factor": strconv.Itoa(n)}
@@ -145,7 +147,7 @@ func (s *DynamoDBSink) config(c Config, name string, parts SinkParts) dynamodb.C
 	cfg := dynamodb.Config{
 		Region: s.Region, Endpoint: s.Endpoint, AccessKeyID: s.AccessKeyID, SecretAccessKey: s.SecretAccessKey.Reveal(),
 		SessionToken: s.SessionToken.Reveal(), Profile: s.Profile, TablePrefix: s.TablePrefix, PoolSize: s.PoolSize,
-		RequestTimeout: s.RequestTimeout, Strict: s.Strict, ReadOnly: parts.ReadOnly, ByClient: c.keepsPositions(name), FirstIDs: s.FirstIDs,
+		RequestTimeout: s.RequestTimeout, Strict: s.Strict, ReadOnly: parts.ReadOnly || parts.Look, Look: parts.Look, ByClient: c.keepsPositions(name), FirstIDs: s.FirstIDs,
 		Retention: c.Kafka.Messages.Retention, TimeUnit: time.Second, IDFormat: dynamodb.IDFormat(cmp.Or(s.MsgIDFormat, "hex")),
 		OnDemand: s.Billing == "on_demand", ReadCapacity: int64(s.ReadCapacity), WriteCapacity: int64(s.WriteCapacity),
 		Log: parts.Log, Now: time.Now,

@@ -74,7 +74,7 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 	}
 	w.stores = NewSinkMetrics(p.Registry, c, sinkNames)
 	for _, name := range sinkNames {
-		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer && !c.keepsPositions(name), Log: p.Log.With("sink", name), Metrics: w.stores}
+		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer && !c.keepsPositions(name), Look: p.Component == processLook, Log: p.Log.With("sink", name), Metrics: w.stores}
 		s, err := c.OpenSink(ctx, name, parts)
 		if err != nil {
 			w.Close()

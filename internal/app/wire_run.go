@@ -309,13 +309,7 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 	helpers := NewParts(context.WithoutCancel(ctx)) // end after the replays
 	read := make(map[string]pipeline.ReplaySink)
 	for name, store := range w.Stores {
-		tail := pipeline.NewTail(&pipeline.Tail{
-			Reader: reader, Topic: w.Topics.Messages, Parts: c.Kafka.Messages.Partitions, Group: c.Kafka.WriterGroup(name),
-			Partition: func(key string) int { return kafkalog.Partition(key, c.Kafka.Messages.Partitions) },
-			Plan:      w.Rules.ForSink(name), Budget: int(c.Replayer.TailBudget), LookBack: 2 * time.Second, Pause: 10 * time.Millisecond,
-			Retained: w.Rules.LooksUpRetained(name),
-			Metrics:  w.Metrics, Log: w.Process.Log,
-		})
+		tail := w.tail(reader, name)
 		read[name] = pipeline.ReplaySink{Store: store, Tail: tail, Positions: w.positions(name)}
 		helpers.Run(tail.Run)
 	}
@@ -337,6 +331,18 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 	err = main.Wait()
 	helpers.Stop()
 	return errors.Join(err, helpers.Wait(), producer.Close(work))
+}
+
+// tail is the log behind a sink's writers.
+func (w *Wire) tail(reader pipeline.Log, sink string) *pipeline.Tail {
+	c := w.Process.Config
+	return pipeline.NewTail(&pipeline.Tail{
+		Reader: reader, Topic: w.Topics.Messages, Parts: c.Kafka.Messages.Partitions, Group: c.Kafka.WriterGroup(sink),
+		Partition: func(key string) int { return kafkalog.Partition(key, c.Kafka.Messages.Partitions) },
+		Plan:      w.Rules.ForSink(sink), Budget: int(c.Replayer.TailBudget), LookBack: 2 * time.Second, Pause: 10 * time.Millisecond,
+		Retained: w.Rules.LooksUpRetained(sink),
+		Metrics:  w.Metrics, Log: w.Process.Log,
+	})
 }
 
 // positions is how the replayer writes clients' positions; nil where no rule of the sink has any.

@@ -146,6 +146,9 @@ func (r lowRow) bottom() event.ID {
 // was slow moves marks. That they did not move is no error: the next read tries again.
 func (w *walk) learn(ctx context.Context) error {
 	s := w.store
+	if s.cfg.Look {
+		return nil
+	}
 	if w.others && !s.cfg.Foreign {
 		return s.noteOthers(ctx, w.q.Topic, w.row) // a mark may hide what is not ours, unless this is known
 	}

@@ -190,6 +190,14 @@ func TestRowsOfEMQXAreReplayedUntilTheirAck(t *testing.T) {
 	ours := message(topic, now, 2)
 	apply(t, s, sinks.PutMessage{Message: ours})
 	want := []event.ID{before[0].ID, before[1].ID, ours.ID}
+	look := cfg
+	look.Look = true
+	if d := cmp.Diff(idTexts(want), idTexts(pending(t, opened(t, look), topic))); d != "" {
+		t.Fatalf("a look (-want +got):\n%s", d)
+	}
+	if low := mark(t, s, topic); !low.low.IsZero() || !low.others.IsZero() {
+		t.Errorf("a look left the mark %s, others seen %s", low.low, low.others)
+	}
 	if d := cmp.Diff(idTexts(want), idTexts(pending(t, s, topic))); d != "" {
 		t.Fatalf("(-want +got):\n%s", d)
 	}

@@ -67,6 +67,8 @@ type Config struct {
 	// Foreign says that others insert messages that are over an hour old into mqtt_msg, so no topic may have a low mark: each
 	// read begins at the oldest id. Rows that an EMQX writes as they come need no such care.
 	Foreign bool
+	// Look says that reads leave nothing behind for reads to come: no low marks, and no note of rows that others wrote.
+	Look bool
 
 	// Now is the wall clock that expiry and ages go by; nil = time.Now.
 	Now func() time.Time

@@ -226,7 +226,7 @@ func (s *Store) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, e
 	if q.Newest {
 		slices.Reverse(found)
 	}
-	if deadIDs >= manyDead {
+	if deadIDs >= manyDead && !s.cfg.Look {
 		s.bury(ctx, q.Topic, dead)
 	}
 	return found, nil

@@ -59,6 +59,8 @@ type Config struct {
 	ByClient bool
 	// ReadOnly refuses to write, but for the removal of dead ids from the map when they are met.
 	ReadOnly bool
+	// Look refuses that removal too. It means something with ReadOnly only.
+	Look bool
 
 	// FirstIDs is how many ids a topic's item of mqtt_topic_msg_map holds before others go to buckets; 0 = 30.
 	FirstIDs int
