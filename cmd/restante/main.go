@@ -70,7 +70,8 @@ func newRoot(signals <-chan os.Signal) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newUp(signals), newDemo(signals), newCheck(), newMigrate(), newConvert(), newDead(signals), newAudit(signals))
+	root.AddCommand(newUp(signals), newDemo(signals), newCheck(), newMigrate(), newConvert(), newDead(signals), newAudit(signals),
+		newExplain(signals), newTrace(signals), newInspect(signals))
 	explainArgs(root)
 	return root
 }
