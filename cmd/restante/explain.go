@@ -276,7 +276,7 @@ func (r *ruleJSON) print(w io.Writer) error {
 	}
 	fmt.Fprintln(w)
 	if r.First {
-		fmt.Fprintln(w, "    the client has no position of this filter yet: it begins where the rule says (first)")
+		fmt.Fprintln(w, "    the client has no position of this filter yet: it begins where the rule says (first_subscribe)")
 	}
 	if r.Unfinished > 0 {
 		fmt.Fprintf(w, "    %d subscribes of the client are not finished with: what they send counts here until it is acknowledged\n", r.Unfinished)

@@ -212,9 +212,32 @@ func Serve(component string, c Config, sinks []string, stderr io.Writer, signals
 		proc.AdminAddr = admin.Addr.String()
 		log.Info("admin server listens", "addr", admin.Addr.String())
 	}
-	return Life{Signals: signals, Drain: c.Shutdown.Drain, Health: proc.Health, Log: log}.Run(
+	code := Life{Signals: signals, Drain: c.Shutdown.Drain, Health: proc.Health, Log: log}.Run(
 		func(ctx, work context.Context) error { return run(ctx, work, proc) },
 	)
+	// Nobody scrapes a process that has ended, so the log has the figure too.
+	log.Info("gone", "code", code, "undrained", undrained(proc.Registry))
+	return code
+}
+
+const undrainedName = "restante_shutdown_undrained_messages_total"
+
+// undrained is how many records were held and not committed when time ran out, by the metric that counts them.
+func undrained(reg *prometheus.Registry) int {
+	families, err := reg.Gather()
+	if err != nil {
+		return -1
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() != undrainedName {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			sum += m.GetCounter().GetValue()
+		}
+	}
+	return int(sum)
 }
 
 // say writes for people; where nobody reads any more, nothing can be done about it.
