@@ -23,6 +23,7 @@ type world struct {
 	*setup
 	name   string // the prefix of topics, groups and tables, and the keyspace
 	copies int    // of each partition
+	parts  int    // of messages, and of sessions
 	source string // YAML: the source, on the broker's address; "" = the embedded broker
 	sinks  string // YAML: what stands below sinks
 	rules  string // YAML: the list
@@ -50,7 +51,7 @@ func newWorld(t *testing.T, kafka string) *world {
 	t.Helper()
 	w := &world{
 		setup: &setup{t: t, dir: t.TempDir(), kafka: kafka, broker: e2etest.FreeAddr(t), admin: map[string]string{}},
-		name:  stack.Unique(t), copies: 1,
+		name:  stack.Unique(t), copies: 1, parts: partitions,
 	}
 	if kafka == "" {
 		w.kafka = stack.Shared(t, stack.Kafka)
@@ -61,7 +62,7 @@ func newWorld(t *testing.T, kafka string) *world {
 		if source == "" {
 			source, replayer = fmt.Sprintf("{type: embedded, listen: %q, node: emqx@127.0.0.1}", w.broker), "clock_skew: 0s"
 		}
-		return fmt.Sprintf(realProcesses, w.kafka, w.name, partitions, w.copies, w.broker, w.sinks, w.rules, filepath.Join(w.dir, "secret"), admin, w.more,
+		return fmt.Sprintf(realProcesses, w.kafka, w.name, w.parts, w.copies, w.broker, w.sinks, w.rules, filepath.Join(w.dir, "secret"), admin, w.more,
 			source, replayer)
 	}
 	return w
@@ -111,9 +112,9 @@ func (w *world) client() *kafka.Client {
 // ends are the end offsets of the partitions of a topic, messages or sessions, and the committed ones of a group; -1 = none.
 func (w *world) ends(ctx context.Context, topic, group string) (ends, committed map[int]int64, err error) {
 	topic = w.name + "." + topic
-	requests := make([]kafka.OffsetRequest, partitions)
-	parts := make([]int, partitions)
-	for i := range partitions {
+	requests := make([]kafka.OffsetRequest, w.parts)
+	parts := make([]int, w.parts)
+	for i := range w.parts {
 		requests[i], parts[i] = kafka.LastOffsetOf(i), i
 	}
 	offsets, err := w.client().ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{topic: requests}})
