@@ -131,7 +131,7 @@ func TestComposeIsAccepted(t *testing.T) {
 		}
 		args = append([]string{"compose"}, args...)
 	}
-	cmd := exec.CommandContext(t.Context(), program, args...) //nolint:gosec // found above
+	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Dir = composeFolder
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)

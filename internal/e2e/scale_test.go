@@ -63,6 +63,7 @@ func TestWritersScaleOutAndBackUnderLoad(t *testing.T) {
 	w.offline("history")
 	w.migrate()
 	look := lookCassandra(t, cassandra, w.name)
+	start := time.Now()
 	all := w.startAll("ingest", "replayer")
 	writers := map[string]*e2etest.Process{}
 	name := func(i int) string { return fmt.Sprintf("writer-%d", i) }
@@ -71,7 +72,7 @@ func TestWritersScaleOutAndBackUnderLoad(t *testing.T) {
 		e2etest.AwaitReady(t, w.admin[name(i)])
 	}
 	begin(0)
-	load := e2etest.StartLoad(t, w.broker, "t/load/%d", 12, long(60*time.Millisecond, 2*time.Millisecond))
+	load := e2etest.StartLoad(t, w.broker, "t/load/%d", 12, long(120*time.Millisecond, 2*time.Millisecond))
 	visitor := e2etest.StartVisitor(t, w.broker, "visitor", "t/load/0")
 	progress(t, load, 100)
 	p := &pulse{t: t, w: w, group: w.group("history")}
@@ -125,7 +126,8 @@ func TestWritersScaleOutAndBackUnderLoad(t *testing.T) {
 	if len(b.acked) == 0 {
 		t.Error("the visitor has acknowledged nothing")
 	}
-	t.Logf("%d PUBACKs, %d acknowledged by the visitor, %d rows, the longest time without a PUBACK %v", len(acked), len(b.acked), len(b.waiting()), load.Stall().Round(10*time.Millisecond))
+	t.Logf("%d PUBACKs, %d acknowledged by the visitor, %d rows, the longest time without a PUBACK %v; all in %v", len(acked), len(b.acked), len(b.waiting()),
+		load.Stall().Round(10*time.Millisecond), time.Since(start).Round(time.Second))
 	for name, p := range all {
 		drains(t, name, p)
 	}

@@ -54,6 +54,7 @@ func olderBinaries(t *testing.T, ref string) string {
 //
 //	RESTANTE_UPGRADE_FROM=v0.1.0 go test ./internal/e2e -run TwoVersions -v
 func TestTwoVersionsWorkSideBySide(t *testing.T) {
+	t.Parallel()
 	ref := os.Getenv(fromEnv)
 	if ref == "" {
 		t.Skipf("NOT TESTED: no version to upgrade from is named by %s", fromEnv)
