@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -262,6 +263,20 @@ func TestRetainedMessagesAreExplained(t *testing.T) {
 		}
 		if diff := cmp.Diff(map[string]int{"r/1": 5, "r/2": 1, "r/3": 0}, got); diff != "" || x.Topics["r/3"].Left[pipeline.LeftExpired] != 1 || !x.Complete {
 			t.Errorf("retained (-want +got):\n%s%+v", diff, x)
+		}
+	})
+}
+
+// TestWhatLiesBeyondTheBudgetIsSaidToBeMissing: an explanation is not complete where a replay would have to look again.
+func TestWhatLiesBeyondTheBudgetIsSaidToBeMissing(t *testing.T) {
+	t.Parallel()
+	story(t, nil, nil, func(t *testing.T, s *stack, _ *broker) {
+		const n = 6000 // nobody writes, and one fetch does not give all
+		for range n {
+			s.publish("t/1", strings.Repeat("x", 200))
+		}
+		if x := s.explain("dev", "t/1", nil)[0]; x.Complete || x.Topics["t/1"].Messages == 0 || x.Topics["t/1"].Messages >= n {
+			t.Errorf("complete: %v, %d messages", x.Complete, x.Topics["t/1"].Messages)
 		}
 	})
 }

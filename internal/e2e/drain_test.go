@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"fmt"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +24,10 @@ func drains(t *testing.T, name string, p *e2etest.Process) {
 func TestSIGTERMUnderLoadLeavesNothingUndrained(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t)
+	s.configure = func(admin string) string { // with the time that processes have by default
+		text := fmt.Sprintf(processes, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin)
+		return strings.NewReplacer("_timeout: 12s", "_timeout: 30s", "drain: 6500ms", "drain: 20s").Replace(text)
+	}
 	all := s.startAll("ingest", "writer", "replayer")
 	load := e2etest.StartLoad(t, s.broker, "t/load/%d", 4, 2*time.Millisecond)
 	visitor := e2etest.StartVisitor(t, s.broker, "visitor", "t/load/0") // so that replays and acks are on their way too

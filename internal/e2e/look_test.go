@@ -72,7 +72,7 @@ func TestWhatIsExplainedBesideRunningProcessesIsReplayed(t *testing.T) {
 			}
 		}
 	}
-	explained := func(client, filter string) (topics map[string]int, left map[string]int) {
+	explained := func(client, filter string) (topics, left map[string]int) {
 		t.Helper()
 		var x explanation
 		w.look(&x, "explain", client, "--filter", filter)

@@ -16,7 +16,7 @@ import (
 const fromEnv = "RESTANTE_UPGRADE_FROM"
 
 // command runs a program and gives what it printed.
-func command(t *testing.T, dir string, name string, args ...string) string {
+func command(t *testing.T, dir, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
 	cmd.Dir = dir
