@@ -5,6 +5,8 @@ TOOL      = $(GO) tool -modfile=tools/go.mod
 SERVERS   = $(GO) run ./internal/stack/servers
 FUZZTIME ?= 1m
 BENCH    ?= .
+# The version that the soak runs beside this one: a release, or anything that git knows.
+UPGRADE_FROM ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 # Servers that are stopped under load tell little beside all the other tests, so these run before them.
 OUTAGES   = RESTANTE_OUTAGES=1 $(GO) test -race -count=1 -p=1 -timeout $(if $(RESTANTE_SOAK),2h,12m)
 STORES    = -run "StoreThatIsAway|SinkThatIsDown" ./internal/e2e/
@@ -67,7 +69,7 @@ bench: ## Run the benchmarks of the whole, on real servers; BENCH picks some by 
 	RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -benchmem -timeout 60m ./bench/...
 
 soak: ## Run the long figures: the simulation, the worker's law, the stores, outages.
-	RESTANTE_SOAK=1 RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -count=1 -v -timeout 6h ./internal/sim/... ./pipeline/... ./sinks/... ./internal/e2e/
+	RESTANTE_SOAK=1 RESTANTE_UPGRADE_FROM="$(UPGRADE_FROM)" RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -count=1 -v -timeout 6h ./internal/sim/... ./pipeline/... ./sinks/... ./internal/e2e/
 
 check: ## Run what continuous integration runs.
 	@.ci/run

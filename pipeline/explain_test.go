@@ -235,6 +235,20 @@ func TestEachReasonIsNamed(t *testing.T) {
 	})
 }
 
+// TestNothingIsCountedTwice: what lies behind the store and below a floor as well.
+func TestNothingIsCountedTwice(t *testing.T) {
+	t.Parallel()
+	story(t, queueRules(t, "t/#", func(r *pipeline.Rule) { r.TimeRange = time.Hour }), nil, func(t *testing.T, s *stack, _ *broker) {
+		s.publish("t/1", "too old")
+		time.Sleep(2 * time.Hour)
+		s.publish("t/1", "new")
+		x := s.explain("dev", "t/1", nil)[0].Topics["t/1"]
+		if diff := cmp.Diff(map[pipeline.LeftOut]int{pipeline.LeftAge: 1}, x.Left); diff != "" || x.Messages != 1 {
+			t.Errorf("%d messages; left out (-want +got):\n%s", x.Messages, diff)
+		}
+	})
+}
+
 func TestRetainedMessagesAreExplained(t *testing.T) {
 	t.Parallel()
 	rules := []pipeline.Rule{
