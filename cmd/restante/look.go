@@ -103,7 +103,7 @@ func timeOf(id event.ID) *time.Time {
 }
 
 // skips say in words why a rule does nothing for a subscribe.
-var skips = map[string]string{ //nolint:gochecknoglobals // a table
+var skips = map[string]string{
 	pipeline.SkipQoS0:          "a subscribe at QoS 0 gets nothing (replayer.qos0_subscribe)",
 	pipeline.SkipIgnoredClient: "the client is one of our own connections",
 	pipeline.SkipWildcard:      "the rule does not replay for wildcard filters (wildcards)",

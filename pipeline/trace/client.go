@@ -133,16 +133,23 @@ func (t *Tracer) Subscriptions(ctx context.Context, id event.ClientID) ([]Subscr
 	return sorted(said), nil
 }
 
-// note takes over what an event says of subscriptions.
+// note takes over what an event says of subscriptions. A new session begins without any.
 func note(said map[event.Filter]*Subscription, r pipeline.Record, e event.Event) {
 	switch e := e.(type) {
 	case event.Subscribed:
 		said[e.Filter] = &Subscription{Client: e.Client, Filter: e.Filter, QoS: e.QoS, At: r.Time.UTC()}
 	case event.Unsubscribed:
 		said[e.Filter] = nil
-	case event.Published, event.Acked, event.Replayed, event.Dropped, event.Connected, event.Disconnected, event.ReplayContinued:
+	case event.Connected:
+		if fresh(e) {
+			clear(said)
+		}
+	case event.Published, event.Acked, event.Replayed, event.Dropped, event.Disconnected, event.ReplayContinued:
 	}
 }
+
+// fresh reports whether a connect began a new session.
+func fresh(e event.Connected) bool { return e.SessionPresent == event.No || e.CleanStart == event.Yes }
 
 func sorted[K comparable](said map[K]*Subscription) []Subscription {
 	var out []Subscription
@@ -157,19 +164,25 @@ func sorted[K comparable](said map[K]*Subscription) []Subscription {
 	return out
 }
 
-// Subscribers are the clients that have subscribed to a filter since the beginning of the trace, and not unsubscribed, in order.
+var connectedType = []byte(event.TypeOf(event.Connected{}))
+
+// Subscribers are the clients that have subscribed to a filter since the beginning of the trace, and neither unsubscribed nor begun a new session, in
+// order.
 func (t *Tracer) Subscribers(ctx context.Context, f event.Filter) ([]Subscription, error) {
 	said := make(map[event.ClientID]*Subscription)
 	text := []byte(f.String())
-	err := t.everywhere(ctx, t.Topics.Sessions, t.SessionParts, func(r pipeline.Record) bool { return has(r, "ce_filter", text) }, func(r pipeline.Record) {
+	marked := func(r pipeline.Record) bool {
+		return has(r, "ce_filter", text) || said[event.ClientID(r.Key)] != nil && has(r, "ce_type", connectedType)
+	}
+	err := t.everywhere(ctx, t.Topics.Sessions, t.SessionParts, marked, func(r pipeline.Record) {
 		e, err := event.Decode(event.Sessions, r.Wire)
 		if err != nil {
 			return
 		}
-		one := make(map[event.Filter]*Subscription)
-		if note(one, r, e); len(one) > 0 {
-			said[event.ClientID(r.Key)] = one[f]
-		}
+		who := event.ClientID(r.Key)
+		one := map[event.Filter]*Subscription{f: said[who]}
+		note(one, r, e)
+		said[who] = one[f]
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", t.Topics.Sessions, err)

@@ -235,7 +235,7 @@ func connected(e event.Connected) string {
 	switch {
 	case e.SessionPresent == event.Yes:
 		text = "session resumed"
-	case e.SessionPresent == event.No, e.CleanStart == event.Yes:
+	case fresh(e):
 		text = "new session"
 	}
 	if e.Node != "" {

@@ -222,6 +222,10 @@ func TestTheStoryOfAClientIsTold(t *testing.T) {
 			w.put(event.Disconnected{Head: w.head(), Client: client, Reason: "normal"})
 			time.Sleep(time.Second)
 		}
+		w.put(event.Subscribed{Head: w.head(), Client: "anew", Filter: f, QoS: 1})
+		w.put(event.Connected{Head: w.head(), Client: "anew", CleanStart: event.Yes}) // it has nothing any more
+		w.put(event.Subscribed{Head: w.head(), Client: "kept", Filter: f, QoS: 1})
+		w.put(event.Connected{Head: w.head(), Client: "kept", SessionPresent: event.Yes})
 		op := sinks.PutClient{Client: "dev", Up: sinks.ClientUp{Node: "n1", OnlineAt: time.Now(), Stamp: time.Now().UnixMicro()}}
 		stored := sinks.PutSub{Client: "dev", Filter: eventtest.Filter(t, "stored"), QoS: 1, Stamp: 1}
 		gone := sinks.PutSub{Client: "dev", Filter: eventtest.Filter(t, "u"), QoS: 1, Stamp: 1} // its deletion is not written yet
@@ -264,8 +268,11 @@ func TestTheStoryOfAClientIsTold(t *testing.T) {
 		if diff := cmp.Diff([]string{"dev stored 1 s", "dev t/# 1 "}, texts(w.tracer(nil).Subscriptions(t.Context(), "dev"))); diff != "" {
 			t.Errorf("subscriptions (-want +got):\n%s", diff)
 		}
-		if diff := cmp.Diff([]string{"dev t/# 1 ", "other t/# 1 "}, texts(w.tracer(nil).Subscribers(t.Context(), f))); diff != "" {
+		if diff := cmp.Diff([]string{"dev t/# 1 ", "kept t/# 1 ", "other t/# 1 "}, texts(w.tracer(nil).Subscribers(t.Context(), f))); diff != "" {
 			t.Errorf("subscribers (-want +got):\n%s", diff)
+		}
+		if got := texts(w.tracer(nil).Subscriptions(t.Context(), "anew")); len(got) > 0 {
+			t.Errorf("a new session has %q", got)
 		}
 		if got := texts(w.tracer(nil).Subscribers(t.Context(), eventtest.Filter(t, "u"))); len(got) > 0 {
 			t.Errorf("who has unsubscribed is still there: %q", got)
