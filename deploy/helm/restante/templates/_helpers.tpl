@@ -1,17 +1,17 @@
 {{- /* Names and labels. */ -}}
 
 {{- define "restante.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 34 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* At most 40 characters, so that a sink's name and a suffix find room in the 63 of a label. */ -}}
+{{- /* At most 34 characters, so that a sink's name and a suffix find room in the 63 of a label. */ -}}
 {{- define "restante.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 34 | trimSuffix "-" -}}
 {{- else if contains (include "restante.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 34 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "restante.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "restante.name" .) | trunc 34 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -43,6 +43,15 @@ restante/sink: {{ . }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .sink }}
 restante/sink: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- /* Labels of pods: without the chart's version, which is no reason to start them anew. */ -}}
+{{- define "restante.podLabels" -}}
+{{ include "restante.selector" . }}
+app.kubernetes.io/part-of: restante
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
