@@ -50,6 +50,9 @@
 {{- fail (printf "ingest.spool.volumeSize: %s is not more than config.ingest.spool.size (%s)" $v.ingest.spool.volumeSize (dig "ingest" "spool" "size" "1GiB" $v.config | toString)) -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.replayer.enabled (not (dig "delivery" "mqtt" "url" "" $v.config)) -}}
+{{- fail "config.delivery.mqtt.url: is missing: the broker that stored messages are published to" -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "restante.validateSources" -}}
@@ -78,6 +81,19 @@
 {{- /* The port of an address host:port. */ -}}
 {{- define "restante.port" -}}
 {{- regexFind "[0-9]+$" . -}}
+{{- end -}}
+
+{{- /* The port of host or host:port, with a default: list address, default. */ -}}
+{{- define "restante.portOr" -}}
+{{- default (last .) (regexFind ":[0-9]+$" (trim (first .)) | trimPrefix ":") -}}
+{{- end -}}
+
+{{- /* The port of a URL, by its scheme where it has none. */ -}}
+{{- define "restante.urlPort" -}}
+{{- $scheme := splitList "://" . | first -}}
+{{- $known := dict "mqtt" 1883 "tcp" 1883 "mqtts" 8883 "ssl" 8883 "http" 80 "https" 443 -}}
+{{- $host := regexFind "://[^/]*" . -}}
+{{- default (get $known $scheme) (regexFind ":[0-9]+$" $host | trimPrefix ":") -}}
 {{- end -}}
 
 {{- /* The ports that ingest listens on, as a JSON list of {name, port}. */ -}}

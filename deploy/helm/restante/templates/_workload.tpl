@@ -67,7 +67,11 @@ spec:
 
 {{- /* The partitions of a kind of topic, by Restante's default where the configuration says nothing: dict root, kind. */ -}}
 {{- define "restante.partitions" -}}
-{{- dig "kafka" .kind "partitions" 12 .root.Values.config -}}
+{{- $n := dig "kafka" .kind "partitions" 12 .root.Values.config -}}
+{{- if kindIs "string" $n -}}
+{{- fail (printf "config.kafka.%s.partitions: %s must be a number here, since the replicas are held against it" .kind $n) -}}
+{{- end -}}
+{{- int $n -}}
 {{- end -}}
 
 {{- define "restante.group" -}}
