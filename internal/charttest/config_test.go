@@ -1,0 +1,121 @@
+package charttest
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/restante/restante/internal/app"
+)
+
+// TestThePodsProgramsAcceptWhatIsRendered runs the check of each program with the configuration, flags and environment of its pod.
+func TestThePodsProgramsAcceptWhatIsRendered(t *testing.T) {
+	t.Parallel()
+	for name, file := range ciFiles(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			all := parse(t, render(t, newest, "-f", file))
+			checked := map[string]bool{}
+			for pod, template := range pods(all) {
+				for _, c := range template.objects("spec", "containers") {
+					program := path(c)
+					if program == "" {
+						continue // not ours
+					}
+					config := configOf(t, all, template)
+					mountsEverySecret(t, pod, c, config)
+					if program == "restante" {
+						continue
+					}
+					checked[program] = true
+					file := filepath.Join(t.TempDir(), "restante.yaml")
+					if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					args := []string{"-check"}
+					for _, a := range c.at("args").([]any) {
+						args = append(args, strings.Replace(a.(string), "/etc/restante/restante.yaml", file, 1))
+					}
+					var stdout, stderr bytes.Buffer
+					code := app.Program{
+						Component: program, Args: args, Env: environment(c), Stdout: &stdout, Stderr: &stderr,
+						Run: nil, // a check does not run
+					}.Main()
+					if code != app.ExitOK {
+						t.Errorf("%s: %s %v ends with %d:\n%s", pod, program, args, code, stderr.String())
+					}
+				}
+			}
+			if len(checked) != 3 {
+				t.Errorf("only %v were checked, want ingest, writer and replayer", checked)
+			}
+		})
+	}
+}
+
+// path is the name of our program that a container runs, "" for the others'.
+func path(container object) string {
+	cmd, _ := container.at("command").([]any)
+	if len(cmd) != 1 {
+		return ""
+	}
+	text, _ := cmd[0].(string)
+	name, ours := strings.CutPrefix(text, "/app/")
+	if !ours {
+		return ""
+	}
+	return name
+}
+
+// configOf is the file that the pod's volume "config" shows.
+func configOf(t *testing.T, all []object, pod object) string {
+	t.Helper()
+	for _, v := range pod.objects("spec", "volumes") {
+		if v.text("name") != "config" {
+			continue
+		}
+		for _, o := range all {
+			if o.text("kind") == "ConfigMap" && o.text("metadata", "name") == v.text("configMap", "name") {
+				return o.text("data", "restante.yaml")
+			}
+		}
+	}
+	t.Fatal("a pod has no configuration")
+	return ""
+}
+
+var secretFile = regexp.MustCompile(`/run/secrets/[^/\s]+`)
+
+// mountsEverySecret: whatever file of a secret the configuration names, the container sees its directory.
+func mountsEverySecret(t *testing.T, pod string, container object, config string) {
+	t.Helper()
+	var mounted []string
+	for _, m := range container.objects("volumeMounts") {
+		mounted = append(mounted, m.text("mountPath"))
+	}
+	for _, dir := range secretFile.FindAllString(config, -1) {
+		if !slices.Contains(mounted, dir) {
+			t.Errorf("%s: the configuration names a file in %s, which is not mounted: %v", pod, dir, mounted)
+		}
+	}
+}
+
+// environment is what the container's environment holds; what comes from elsewhere has a number as its value.
+func environment(container object) func(string) (string, bool) {
+	vars := map[string]string{}
+	for _, e := range container.objects("env") {
+		value, plain := e.at("value").(string)
+		if !plain {
+			value = "7"
+		}
+		vars[e.text("name")] = value
+	}
+	return func(name string) (string, bool) {
+		v, ok := vars[name]
+		return v, ok
+	}
+}
