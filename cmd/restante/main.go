@@ -71,7 +71,7 @@ func newRoot(signals <-chan os.Signal) *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newUp(signals), newDemo(signals), newCheck(), newMigrate(), newConvert(), newDead(signals), newAudit(signals),
-		newExplain(signals), newTrace(signals), newInspect(signals))
+		newExplain(signals), newTrace(signals), newInspect(signals), newRoundtrip(signals))
 	explainArgs(root)
 	return root
 }

@@ -21,7 +21,12 @@ const (
 	newest = "1.37.0"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(unpacked.dir) // "" when nothing was unpacked
+		os.Exit(code)
+	}))
+}
 
 // tool is the path of something that "make chart-tools" makes. Without it the test is skipped, or fails where it is required.
 func tool(t *testing.T, name string) string {

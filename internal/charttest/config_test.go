@@ -22,7 +22,7 @@ func TestThePodsProgramsAcceptWhatIsRendered(t *testing.T) {
 			checked := map[string]bool{}
 			for pod, template := range pods(all) {
 				for _, c := range template.objects("spec", "containers") {
-					program := path(c)
+					program := programOf(c)
 					if program == "" {
 						continue // not ours
 					}
@@ -57,8 +57,8 @@ func TestThePodsProgramsAcceptWhatIsRendered(t *testing.T) {
 	}
 }
 
-// path is the name of our program that a container runs, "" for the others'.
-func path(container object) string {
+// programOf is the name of our program that a container runs, "" for the others'.
+func programOf(container object) string {
 	cmd, _ := container.at("command").([]any)
 	if len(cmd) != 1 {
 		return ""

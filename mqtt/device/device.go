@@ -3,6 +3,7 @@ package device
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +28,7 @@ type Options struct {
 	ClientID string
 	User     string
 	Password string
+	TLS      *tls.Config // nil = none
 	// Keep asks for a session that outlives the connection: clean start false, for an hour.
 	Keep bool
 }
@@ -40,7 +42,13 @@ type Device struct {
 
 // Connect returns when the broker has accepted the connection.
 func Connect(ctx context.Context, o Options) (*Device, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", o.Addr)
+	var conn net.Conn
+	var err error
+	if o.TLS != nil {
+		conn, err = (&tls.Dialer{Config: o.TLS}).DialContext(ctx, "tcp", o.Addr)
+	} else {
+		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", o.Addr)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect %s: %w", o.ClientID, err)
 	}
