@@ -14,10 +14,10 @@ CHAOS     = -run Chaos ./internal/e2e/
 LEADERS   = -run "LeaderThatDies|OutlivesItsLeader|KafkaHangs" ./internal/e2e/ ./internal/stack/
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race outages chaos servers vet lint fmt proto vuln fuzz bench soak check
+.PHONY: help build test race outages chaos servers vet lint fmt proto vuln fuzz bench soak chart chart-tools chart-docs image sbom check
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the commands into bin/.
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -70,6 +70,16 @@ bench: ## Run the benchmarks of the whole, on real servers; BENCH picks some by 
 
 soak: ## Run the long figures: the simulation, the worker's law, the stores, outages.
 	RESTANTE_SOAK=1 RESTANTE_UPGRADE_FROM="$(UPGRADE_FROM)" RESTANTE_REQUIRE_SERVERS=1 $(SERVERS) $(GO) test -count=1 -v -timeout 6h ./internal/sim/... ./pipeline/... ./sinks/... ./internal/e2e/
+
+chart-tools: ## Make what the chart's tests use, into bin/tools: Helm, its unit tests, kubeconform, kube-score, helm-docs, schemas.
+	@GO="$(GO)" .ci/chart-tools
+
+chart: chart-tools ## Test the Helm chart: lint, unit tests, schemas of Kubernetes, the programs' check of what is rendered, every key.
+	RESTANTE_REQUIRE_HELM=1 $(GO) test -count=1 ./internal/charttest
+
+chart-docs: chart-tools ## Write the chart's README.md and its schema of the configuration anew.
+	$(GO) test ./internal/app -run TestTheChartsSchema -update
+	bin/tools/helm-docs --chart-search-root deploy/helm --sort-values-order file
 
 check: ## Run what continuous integration runs.
 	@.ci/run

@@ -67,6 +67,7 @@ var layers = []layer{
 	{pattern: "internal/stack/...", ours: broad, free: true},
 	{pattern: "internal/sim/...", ours: broad, free: true},
 	{pattern: "internal/e2e/...", ours: append([]string{"internal/e2e/..."}, broad...), free: true},
+	{pattern: "internal/charttest"},
 	{pattern: "bench/...", ours: append([]string{"bench/..."}, broad...), free: true},
 	{pattern: "cmd/...", ours: append([]string{"cmd/..."}, broad...), free: true},
 }

@@ -92,11 +92,14 @@ type object map[string]any
 func (o object) at(path ...string) any {
 	var v any = o
 	for _, key := range path {
-		m, ok := v.(object)
-		if !ok {
+		switch m := v.(type) {
+		case object:
+			v = m[key]
+		case map[string]any: // from JSON
+			v = m[key]
+		default:
 			return nil
 		}
-		v = m[key]
 	}
 	return v
 }

@@ -3,7 +3,6 @@ package charttest
 import (
 	"archive/zip"
 	"encoding/json"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -118,13 +117,15 @@ func unpack(archive, crds, dir string) error {
 	return convertCRDs(crds, filepath.Join(dir, "crds"))
 }
 
-// unpackKinds writes the strict schemas of the versions; their references name a path of a server that there is none of.
+// unpackKinds writes the strict schemas of the versions, each with the definitions that it needs in it: the references name a path of
+// a server that there is none of.
 func unpackKinds(archive, dir string) error {
 	z, err := zip.OpenReader(archive)
 	if err != nil {
 		return err
 	}
-	defer z.Close() //nolint:errcheck // nothing was written
+	defer z.Close()                       //nolint:errcheck // nothing was written
+	all := map[string]map[string]object{} // version → file → schema
 	for _, f := range z.File {
 		version, strict := strings.CutSuffix(path.Base(path.Dir(f.Name)), "-local-strict")
 		if !strict || !wanted(version, path.Base(f.Name)) {
@@ -134,16 +135,57 @@ func unpackKinds(archive, dir string) error {
 		if err != nil {
 			return err
 		}
-		data, err := io.ReadAll(r)
-		if err != nil {
+		var schema object
+		if err := json.NewDecoder(r).Decode(&schema); err != nil {
 			return err
 		}
-		text := strings.ReplaceAll(string(data), `"/api/_definitions.json#`, `"_definitions.json#`)
-		if err := write(filepath.Join(dir, version, path.Base(f.Name)), text); err != nil {
-			return err
+		if all[version] == nil {
+			all[version] = map[string]object{}
+		}
+		all[version][path.Base(f.Name)] = schema
+	}
+	for version, schemas := range all {
+		known := schemas[definitions].at("$defs").(map[string]any)
+		delete(schemas, definitions)
+		for name, schema := range schemas {
+			used := map[string]any{}
+			localRefs(map[string]any(schema), known, used)
+			delete(schema, "$id")
+			schema["$defs"] = used
+			text, err := json.Marshal(schema)
+			if err != nil {
+				return err
+			}
+			if err := write(filepath.Join(dir, version, name), string(text)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+const definitions = "_definitions.json"
+
+// localRefs makes the references of a schema local, and takes over what they need.
+func localRefs(v any, known, used map[string]any) {
+	switch v := v.(type) {
+	case map[string]any:
+		if ref, ok := v["$ref"].(string); ok {
+			_, name, _ := strings.Cut(ref, "#/$defs/")
+			v["$ref"] = "#/$defs/" + name
+			if _, done := used[name]; !done {
+				used[name] = known[name]
+				localRefs(known[name], known, used)
+			}
+		}
+		for _, one := range v {
+			localRefs(one, known, used)
+		}
+	case []any:
+		for _, one := range v {
+			localRefs(one, known, used)
+		}
+	}
 }
 
 // wanted reports whether the file is of a version and of a kind that the chart renders.
@@ -152,8 +194,11 @@ func wanted(version, name string) bool {
 		if version != "v"+kube {
 			continue
 		}
+		if name == definitions {
+			return true
+		}
 		for _, kind := range []string{
-			"_definitions", "configmap-v1", "service-v1", "serviceaccount-v1", "deployment-apps-v1", "statefulset-apps-v1", "job-batch-v1",
+			"configmap-v1", "service-v1", "serviceaccount-v1", "deployment-apps-v1", "statefulset-apps-v1", "job-batch-v1",
 			"poddisruptionbudget-policy-v1", "horizontalpodautoscaler-autoscaling-v2", "networkpolicy-networking-v1",
 		} {
 			if name == kind+".json" {
