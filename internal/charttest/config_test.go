@@ -119,3 +119,47 @@ func environment(container object) func(string) (string, bool) {
 		return v, ok
 	}
 }
+
+// TestPodsStartAnewWhenTheirConfigurationChanges: the processes read it once.
+func TestPodsStartAnewWhenTheirConfigurationChanges(t *testing.T) {
+	t.Parallel()
+	file := ciFiles(t)["exhook"]
+	before := pods(parse(t, render(t, newest, "-f", file)))
+	same := pods(parse(t, render(t, newest, "-f", file, "--set", "ingest.service.type=NodePort")))
+	after := pods(parse(t, render(t, newest, "-f", file, "--set", "config.log.level=debug")))
+	sum := func(all map[string]object, pod string) string {
+		return all[pod].text("metadata", "annotations", "restante/config-checksum")
+	}
+	for _, pod := range []string{"StatefulSet r-restante-ingest", "Deployment r-restante-writer-history", "Deployment r-restante-replayer"} {
+		if sum(before, pod) == "" || sum(before, pod) != sum(same, pod) {
+			t.Errorf("%s: checksum %q, and %q with the same configuration", pod, sum(before, pod), sum(same, pod))
+		}
+		if sum(before, pod) == sum(after, pod) {
+			t.Errorf("%s: another configuration has the same checksum", pod)
+		}
+	}
+}
+
+// TestAMigrationThatChangesIsAnotherJob: a Job cannot be changed, and one that is done is not run again.
+func TestAMigrationThatChangesIsAnotherJob(t *testing.T) {
+	t.Parallel()
+	name := func(args ...string) string {
+		args = append([]string{"-f", ciFiles(t)["aws"], "--set", "migrate.mode=job"}, args...)
+		for pod := range pods(parse(t, render(t, newest, args...))) {
+			if strings.Contains(pod, "-migrate-") {
+				return pod
+			}
+		}
+		t.Fatal("there is no Job that migrates")
+		return ""
+	}
+	first := name()
+	if again := name("--set", "writer.autoscaling.maxReplicas=5"); again != first {
+		t.Errorf("%s became %s though nothing of it has changed", first, again)
+	}
+	for _, change := range []string{"config.kafka.messages.partitions=25", "image.tag=other", "migrate.backoffLimit=1"} {
+		if name("--set", change) == first {
+			t.Errorf("%s: still %s", change, first)
+		}
+	}
+}

@@ -98,6 +98,7 @@ var ends = map[string]any{
 	"requests.cpu":                     "1700m",
 	"requests.memory":                  "300Mi",
 	"limits.memory":                    "700Mi",
+	"ephemeral-storage":                "99Mi",
 	".minReplicas":                     3,
 	".maxReplicas":                     5,
 	".securityContext":                 object{"runAsNonRoot": false},

@@ -101,7 +101,7 @@
 {{- $out := list -}}
 {{- range $name, $s := .Values.config.sources -}}
 {{- if ne $s.type "mqtt" -}}
-{{- $out = append $out (dict "name" (printf "%s-%s" (trunc 9 $s.type) (sha256sum $name | trunc 5)) "source" $name "port" (include "restante.port" $s.listen | int) "h2c" (and (eq $s.type "exhook") (not (dig "tls" "enabled" false $s)))) -}}
+{{- $out = append $out (dict "name" (printf "%s-%s" (trunc 9 $s.type) (sha256sum $name | trunc 5)) "source" $name "port" (include "restante.port" (default ":0" $s.listen) | int) "h2c" (and (eq $s.type "exhook") (not (dig "tls" "enabled" false $s)))) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $out -}}
