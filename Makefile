@@ -7,6 +7,8 @@ FUZZTIME ?= 1m
 BENCH    ?= .
 # The version that the soak runs beside this one: a release, or anything that git knows.
 UPGRADE_FROM ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
+IMAGE    ?= restante/restante
+VERSION  ?= devel
 # Servers that are stopped under load tell little beside all the other tests, so these run before them.
 OUTAGES   = RESTANTE_OUTAGES=1 $(GO) test -race -count=1 -p=1 -timeout $(if $(RESTANTE_SOAK),2h,12m)
 STORES    = -run "StoreThatIsAway|SinkThatIsDown" ./internal/e2e/
@@ -80,6 +82,13 @@ chart: chart-tools ## Test the Helm chart: lint, unit tests, schemas of Kubernet
 chart-docs: chart-tools ## Write the chart's README.md and its schema of the configuration anew.
 	$(GO) test ./internal/app -run TestTheChartsSchema -update
 	bin/tools/helm-docs --chart-search-root deploy/helm --sort-values-order file
+
+image: ## Build the image for amd64 and arm64 with its SBOM, as IMAGE (restante/restante) with the tag VERSION; OUTPUT=--push puts it into the registry.
+	docker buildx build --platform linux/amd64,linux/arm64 --sbom=true --provenance=true --build-arg VERSION=$(VERSION) -t $(IMAGE):$(VERSION) $(OUTPUT) .
+
+sbom: build ## Write the modules of each program into bin/*.cdx.json, as CycloneDX.
+	@set -e; for program in bin/ingest bin/writer bin/replayer bin/restante; do \
+	  $(GO) run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 bin -json -output $$program.cdx.json $$program; done
 
 check: ## Run what continuous integration runs.
 	@.ci/run
