@@ -96,7 +96,7 @@ func TestConfigurationsOfThePagesAreAccepted(t *testing.T) {
 	t.Parallel()
 	checked := 0
 	for path, text := range pages(t) {
-		if strings.HasPrefix(path, "docs/adr/") {
+		if strings.HasPrefix(path, "docs/adr/") || path == "docs/kubernetes.md" { // its blocks are values of the chart, rendered in internal/charttest
 			continue
 		}
 		for _, m := range codeBlock.FindAllStringSubmatch(text, -1) {
