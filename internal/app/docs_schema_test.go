@@ -141,7 +141,7 @@ func TestTheChartsSchemaOfTheConfigurationIsThatOfTheProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *update {
-		if err := os.WriteFile(chartSchemaFile, want.Bytes(), 0o644); err != nil { //nolint:gosec // a file of the repository
+		if err := os.WriteFile(chartSchemaFile, want.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

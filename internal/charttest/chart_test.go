@@ -62,7 +62,7 @@ func ciFiles(t *testing.T) map[string]string {
 func command(t *testing.T, program string, args ...string) (string, error) {
 	t.Helper()
 	var out, complaint bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), program, args...) //nolint:gosec // a program of ours, or a tool that we build
+	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	if err := cmd.Run(); err != nil {
 		return out.String(), errors.New(err.Error() + ": " + complaint.String() + out.String())

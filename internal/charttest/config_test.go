@@ -29,7 +29,7 @@ func TestThePodsProgramsAcceptWhatIsRendered(t *testing.T) {
 					config := configOf(t, all, template)
 					mountsEverySecret(t, pod, c, config)
 					if program == "restante" {
-						continue
+						continue // TestTheJobsFlagsAreThoseOfTheCommand
 					}
 					checked[program] = true
 					file := filepath.Join(t.TempDir(), "restante.yaml")
@@ -54,6 +54,40 @@ func TestThePodsProgramsAcceptWhatIsRendered(t *testing.T) {
 				t.Errorf("only %v were checked, want ingest, writer and replayer", checked)
 			}
 		})
+	}
+}
+
+// TestTheJobsFlagsAreThoseOfTheCommand has the command parse the flags of the Jobs' pods.
+func TestTheJobsFlagsAreThoseOfTheCommand(t *testing.T) {
+	t.Parallel()
+	text := render(t, newest, "-f", ciFiles(t)["full"])
+	program := filepath.Join(t.TempDir(), "restante")
+	if _, err := command(t, "go", "build", "-o", program, "../../cmd/restante"); err != nil {
+		t.Fatal(err)
+	}
+	var verbs []string
+	for pod, template := range pods(parse(t, text)) {
+		for _, c := range template.objects("spec", "containers") {
+			if programOf(c) != "restante" {
+				continue
+			}
+			var args []string
+			for _, a := range c.at("args").([]any) {
+				args = append(args, a.(string))
+			}
+			verbs = append(verbs, args[0])
+			out, err := command(t, program, append(args, "--help")...) // flags are read before help is given
+			if err != nil || !strings.Contains(out, "restante "+args[0]+" [flags]") {
+				t.Errorf("%s: restante %v: %v: %s", pod, args, err, out)
+			}
+		}
+	}
+	slices.Sort(verbs)
+	if !slices.Equal(verbs, []string{"migrate", "roundtrip"}) {
+		t.Errorf("the Jobs run %v", verbs)
+	}
+	if _, err := command(t, program, "roundtrip", "--no-such-flag", "--help"); err == nil {
+		t.Error("a flag that there is none of is taken")
 	}
 }
 

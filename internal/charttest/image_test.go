@@ -39,7 +39,7 @@ func buildPrograms(t *testing.T, out string) {
 	if line == nil {
 		t.Fatal("the Dockerfile builds nothing")
 	}
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(line[1], "-o /out/", "-o "+out+"/", 1)) //nolint:gosec // the Dockerfile's
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(line[1], "-o /out/", "-o "+out+"/", 1))
 	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "TARGETOS=linux", "TARGETARCH="+runtime.GOARCH, "VERSION=1.2.3-test")
 	if text, err := cmd.CombinedOutput(); err != nil {
@@ -59,7 +59,7 @@ func TestTheImageHoldsFourProgramsThatNeedNothing(t *testing.T) {
 		t.Skip("NOT TESTED: only root can change the root directory, the image is not built")
 	}
 	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "out"), 0o755); err != nil { //nolint:gosec // others run what is in it
+	if err := os.Mkdir(filepath.Join(dir, "out"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	buildPrograms(t, filepath.Join(dir, "out"))
@@ -116,7 +116,7 @@ func standsAlone(t *testing.T, root, name string) {
 			t.Errorf("%s needs a dynamic linker, which the image has not", name)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "/app/"+name, "--version") //nolint:gosec // ours
+	cmd := exec.CommandContext(t.Context(), "/app/"+name, "--version")
 	cmd.Dir, cmd.Env = "/", []string{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: 65532, Gid: 65532}}
 	out, err := cmd.CombinedOutput()

@@ -186,7 +186,7 @@ func TestEveryKeyOfTheValuesHasAnEffect(t *testing.T) {
 	}
 }
 
-func hasEffect(t *testing.T, files map[string]string, plain map[string]string, key string, def any) {
+func hasEffect(t *testing.T, files, plain map[string]string, key string, def any) {
 	t.Helper()
 	try, ok := trials[key]
 	if !ok {
@@ -202,7 +202,7 @@ func hasEffect(t *testing.T, files map[string]string, plain map[string]string, k
 		in = []string{try.base}
 	}
 	dir := t.TempDir()
-	file := func(name string, content string) string {
+	file := func(name, content string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)

@@ -100,7 +100,7 @@ func schemaDir(t *testing.T) string {
 	t.Helper()
 	archive, crds := tool(t, "kubernetes-schemas.zip"), tool(t, "crds")
 	unpacked.once.Do(func() {
-		if unpacked.dir, unpacked.err = os.MkdirTemp("", "restante-schemas-"); unpacked.err == nil {
+		if unpacked.dir, unpacked.err = os.MkdirTemp("", "restante-schemas-"); unpacked.err == nil { //nolint:usetesting // for all tests; TestMain removes it
 			unpacked.err = unpack(archive, crds, unpacked.dir)
 		}
 	})
@@ -216,7 +216,7 @@ func convertCRDs(from, dir string) error {
 		return err
 	}
 	for _, file := range files {
-		data, err := os.ReadFile(file) //nolint:gosec // one of our tools' files
+		data, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
@@ -270,7 +270,7 @@ func refuseUnknown(v any) {
 }
 
 func write(file, text string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // schemas are no secret
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
 	return os.WriteFile(file, []byte(text), 0o600)
