@@ -96,7 +96,7 @@ func TestTheImageHoldsFourProgramsThatNeedNothing(t *testing.T) {
 	}
 	container := run("from", "--pull-never", "restante-test")
 	root := run("mount", container)
-	t.Cleanup(func() { run("umount", container) })
+	defer run("umount", container)
 	for _, name := range programs {
 		standsAlone(t, root, name)
 	}

@@ -130,6 +130,50 @@ func valueFor(key string, def any) (any, error) {
 	return nil, fmt.Errorf("no other value is known for %s with default %v: add it to trials or ends", key, def)
 }
 
+// switches are keys whose value is not itself rendered: it chooses among things.
+var switches = []string{
+	"migrate.mode", "writer.autoscaling.type", "replayer.autoscaling.type", "networkPolicy.enabled",
+}
+
+// notSaid is a text or number within value that is not rendered, nil when there is none: one that stands alone must be in a line that
+// was not there before.
+func notSaid(value any, before, after string) any {
+	old := map[string]int{}
+	for line := range strings.Lines(before) {
+		old[line]++
+	}
+	var changed strings.Builder
+	for line := range strings.Lines(after) {
+		if old[line]--; old[line] < 0 {
+			changed.WriteString(line)
+		}
+	}
+	in, lost := changed.String(), any(nil)
+	var look func(v any)
+	look = func(v any) {
+		switch v := v.(type) {
+		case object:
+			in = after
+			for _, one := range v {
+				look(one)
+			}
+		case []any:
+			in = after
+			for _, one := range v {
+				look(one)
+			}
+		case string, int:
+			for line := range strings.Lines(fmt.Sprint(v)) {
+				if !strings.Contains(in, strings.TrimSpace(line)) {
+					lost = v
+				}
+			}
+		}
+	}
+	look(value)
+	return lost
+}
+
 // leaves are the keys of values that hold no further keys.
 func leaves(prefix string, v object, into map[string]any) {
 	for key, value := range v {
@@ -230,9 +274,14 @@ func hasEffect(t *testing.T, files, plain map[string]string, key string, def any
 		default:
 			before = plain[base]
 		}
-		if before != render(t, newest, append(slices.Clone(args), "-f", overlay("value.json", try.value))...) {
-			return
+		after := render(t, newest, append(slices.Clone(args), "-f", overlay("value.json", try.value))...)
+		if before == after {
+			continue
 		}
+		if lost := notSaid(try.value, before, after); lost != nil && !slices.Contains(switches, key) {
+			t.Errorf("%s = %v changes %s, but what has changed does not say %v", key, try.value, base, lost)
+		}
+		return
 	}
 	t.Errorf("%s = %v changes nothing in %v", key, try.value, in)
 }
