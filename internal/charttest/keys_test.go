@@ -132,7 +132,7 @@ func valueFor(key string, def any) (any, error) {
 
 // switches are keys whose value is not itself rendered: it chooses among things.
 var switches = []string{
-	"migrate.mode", "writer.autoscaling.type", "replayer.autoscaling.type", "networkPolicy.enabled",
+	"migrate.mode", "writer.autoscaling.type", "replayer.autoscaling.type", "monitoring.rules.histograms", "monitoring.rules.disabled",
 }
 
 // notSaid is a text or number within value that is not rendered, nil when there is none: one that stands alone must be in a line that
