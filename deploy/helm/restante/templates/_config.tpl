@@ -40,6 +40,13 @@
 {{- fail (printf "config names a file in /run/secrets/%s/ and secrets has no %q: add secrets.%s.secretName" $name $name $name) -}}
 {{- end -}}
 {{- end -}}
+{{- $session := dig "kafka" "session_timeout" "30s" $v.config | toString -}}
+{{- if regexMatch "^[0-9]+[sm]$" $session -}}
+{{- $seconds := mul (regexFind "^[0-9]+" $session | int) (ternary 60 1 (hasSuffix "m" $session)) -}}
+{{- if ge (add (int $v.drainSeconds) 5) $seconds -}}
+{{- fail (printf "drainSeconds: %d and 5 s more must be less than config.kafka.session_timeout (%s): a process that ends would lose its partitions before it has finished" (int $v.drainSeconds) $session) -}}
+{{- end -}}
+{{- end -}}
 {{- if $v.ingest.enabled -}}
 {{- include "restante.validateSources" . -}}
 {{- end -}}
