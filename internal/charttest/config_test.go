@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -62,7 +63,11 @@ func TestTheJobsFlagsAreThoseOfTheCommand(t *testing.T) {
 	t.Parallel()
 	text := render(t, newest, "-f", ciFiles(t)["full"])
 	program := filepath.Join(t.TempDir(), "restante")
-	if _, err := command(t, "go", "build", "-o", program, "../../cmd/restante"); err != nil {
+	args := []string{"build", "-o", program}
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		args = append(args, "-race") // what is compiled already is used
+	}
+	if _, err := command(t, "go", append(args, "../../cmd/restante")...); err != nil {
 		t.Fatal(err)
 	}
 	var verbs []string
