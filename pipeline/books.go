@@ -138,9 +138,21 @@ func (h *hold) settle(r *held, at time.Time) fate {
 // settle books the first n held records, which are committed.
 func (w *Worker) settle(n int) {
 	var of [fates]int
+	publish, ack := w.Metrics.PersistLatency.WithLabelValues(w.Storing.Sink, eventPublish), w.Metrics.PersistLatency.WithLabelValues(w.Storing.Sink, eventAck)
+	bytes := 0
 	for i := range w.hold.recs[:n] {
-		of[w.hold.settle(&w.hold.recs[i], w.wroteAt)]++
+		r := &w.hold.recs[i]
+		f := w.hold.settle(r, w.wroteAt)
+		of[f]++
+		switch f { //nolint:exhaustive // the others change nothing in the store
+		case fateStored, fateHistory:
+			publish.Observe(max(0, w.wroteAt.Sub(r.rec.Time).Seconds()))
+		case effectDeleted:
+			ack.Observe(max(0, w.wroteAt.Sub(r.rec.Time).Seconds()))
+		}
+		bytes += len(r.rec.Key) + len(r.rec.Value)
 	}
+	w.Metrics.BatchBytes.WithLabelValues(w.Storing.Sink).Observe(float64(bytes))
 	for f, name := range fateNames {
 		w.Metrics.Messages.WithLabelValues(w.Storing.Sink, name).Add(float64(of[f]))
 	}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,29 @@ type identities struct {
 
 	repaired *SafeRecent[event.ID, event.ID] // as it came → as it is stored
 	said     Rarely
+
+	nodes sync.Map // of the brokers' nodes that have a gauge of their own, to themselves
+	known atomic.Int32
+}
+
+// mostNodes bounds the brokers' nodes that have a gauge of their own: their names come from outside.
+const (
+	mostNodes  = 64
+	otherNodes = "other"
+)
+
+// label is the value of a metric's label for a broker's node.
+func (n *identities) label(node string) string {
+	if _, ok := n.nodes.Load(node); ok {
+		return node
+	}
+	if n.known.Load() >= mostNodes || n.known.Add(1) > mostNodes {
+		return otherNodes
+	}
+	if _, ok := n.nodes.LoadOrStore(node, true); ok {
+		n.known.Add(-1)
+	}
+	return node
 }
 
 func newIdentities() *identities {
@@ -31,20 +55,25 @@ func newIdentities() *identities {
 // of the message, which has the new id, is acknowledged by that.
 func (i *Ingest) identify(e event.Published) event.Published {
 	ahead := e.At.Sub(i.Now())
-	i.Metrics.SourceClock.WithLabelValues(e.Source).Set(ahead.Seconds())
-	repair := e.ID.Time().Sub(e.At).Abs() > maxApart
+	i.Metrics.BrokerClock.WithLabelValues(i.ids.label(e.Source)).Set(ahead.Seconds())
+	apart := e.ID.Time().Sub(e.At)
+	repair := apart.Abs() > maxApart
 	if !repair && ahead <= maxApart {
 		return e
 	}
 	n := i.ids
 	n.said.Say(func(before int) {
 		i.Log.Warn("a broker's clock is wrong: set it by NTP", "source", e.Source, "published_ahead_of_us", ahead.Round(time.Second),
-			"id_apart_from_publish", e.ID.Time().Sub(e.At).Round(time.Second), "unsaid", before)
+			"id_apart_from_publish", apart.Round(time.Second), "unsaid", before)
 	})
 	if repair {
 		came := e.ID
 		e.ID = came.WithTime(e.At)
-		i.Metrics.RepairedIDs.Inc()
+		reason := idAhead
+		if apart < 0 {
+			reason = idBehind
+		}
+		i.Metrics.ReplacedIDs.WithLabelValues(reason).Inc()
 		n.repaired.Put(came, e.ID)
 		n.some.Store(true)
 	}

@@ -56,10 +56,11 @@ func TestAnIDThatDoesNotFitItsPublishGetsItsTime(t *testing.T) {
 				if len(ids) != 2 || ids[0] != want || ids[1] != want {
 					t.Errorf("stored and acknowledged %v, want %s", ids, want)
 				}
-				if n := counterOf(t, s.metrics.RepairedIDs); (n == 1) != c.repair {
-					t.Errorf("%v repaired", n)
+				ahead, behind := counterOf(t, s.metrics.ReplacedIDs.WithLabelValues("ahead")), counterOf(t, s.metrics.ReplacedIDs.WithLabelValues("behind"))
+				if (ahead == 1) != (c.repair && c.apart > 0) || (behind == 1) != (c.repair && c.apart < 0) {
+					t.Errorf("%v ids ahead and %v behind were replaced", ahead, behind)
 				}
-				if got := counterOf(t, s.metrics.SourceClock.WithLabelValues(e.Source)); got != c.ahead.Seconds() {
+				if got := counterOf(t, s.metrics.BrokerClock.WithLabelValues(e.Source)); got != c.ahead.Seconds() {
 					t.Errorf("the clock is said to be %v s ahead, want %v", got, c.ahead.Seconds())
 				}
 			})

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/restante/restante/event"
 )
 
@@ -42,9 +44,33 @@ type Ingest struct {
 	Log        *slog.Logger
 	Now        func() time.Time
 
-	queue chan queued
-	gate  *gate
-	ids   *identities
+	queue  chan queued
+	gate   *gate
+	ids    *identities
+	oldest *oldest
+}
+
+// oldest shows when the eldest event was taken that is not durable: of the two that are waited for the one further on, since they come in
+// the order of their taking.
+type oldest struct {
+	mu                   sync.Mutex
+	advancing, resolving time.Time // zero = nothing is
+}
+
+// set changes one of the two and shows what follows.
+func (o *oldest) set(which *time.Time, taken time.Time, shown prometheus.Gauge) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	*which = taken
+	eldest := o.resolving
+	if eldest.IsZero() {
+		eldest = o.advancing
+	}
+	if eldest.IsZero() {
+		shown.Set(0)
+		return
+	}
+	shown.Set(float64(eldest.UnixMilli()) / 1e3)
 }
 
 // gate counts who is inside Accept, and closes.
@@ -103,7 +129,7 @@ func (p *promise) resolve(err error) {
 // NewIngest returns an Ingest with the fields of i and its queue made.
 func NewIngest(i Ingest) *Ingest {
 	const depth = 1 << 16
-	i.queue, i.gate, i.ids = make(chan queued, depth), &gate{}, newIdentities()
+	i.queue, i.gate, i.ids, i.oldest = make(chan queued, depth), &gate{}, newIdentities(), &oldest{}
 	return &i
 }
 
@@ -261,6 +287,8 @@ func (i *Ingest) Run(ctx, work context.Context) error {
 
 // advance waits for what q waits for and appends what comes then; q's first is what is still to be waited for.
 func (i *Ingest) advance(work context.Context, q queued) queued {
+	i.oldest.set(&i.oldest.advancing, q.taken, i.Metrics.IngestOldest)
+	defer i.oldest.set(&i.oldest.advancing, time.Time{}, i.Metrics.IngestOldest)
 	if q.first != nil {
 		if err := Wait(work, q.first); err != nil {
 			return failed(q, err)
@@ -287,6 +315,8 @@ func failed(q queued, err error) queued {
 // resolve waits for the last receipt of q and passes its fate on.
 func (i *Ingest) resolve(work context.Context, q queued) {
 	defer i.Metrics.IngestUnacked.Dec()
+	i.oldest.set(&i.oldest.resolving, q.taken, i.Metrics.IngestOldest)
+	defer i.oldest.set(&i.oldest.resolving, time.Time{}, i.Metrics.IngestOldest)
 	err := Wait(work, q.first)
 	if err == nil {
 		i.Metrics.IngestLatency.Observe(time.Since(q.taken).Seconds())

@@ -14,28 +14,31 @@ type Metrics struct {
 	IngestDropped    *prometheus.CounterVec // reason
 	IngestLatency    prometheus.Histogram
 	IngestUnacked    prometheus.Gauge
-	RepairedIDs      prometheus.Counter
-	SourceClock      *prometheus.GaugeVec   // source
+	IngestOldest     prometheus.Gauge
+	ReplacedIDs      *prometheus.CounterVec // reason
+	BrokerClock      *prometheus.GaugeVec   // node
 	Flushes          *prometheus.CounterVec // sink, trigger, outcome
 	BatchRecords     *prometheus.HistogramVec
+	BatchBytes       *prometheus.HistogramVec
 	FlushSeconds     *prometheus.HistogramVec
-	Persisted        *prometheus.CounterVec // sink
-	Messages         *prometheus.CounterVec // sink, fate
-	Acks             *prometheus.CounterVec // sink, effect
-	Elided           *prometheus.CounterVec // sink
-	Duplicates       *prometheus.CounterVec // sink
-	Expired          *prometheus.CounterVec // sink
-	Buffered         *prometheus.GaugeVec   // sink
-	BufferedBytes    *prometheus.GaugeVec   // sink
-	Retries          *prometheus.CounterVec // sink
-	Stalled          *prometheus.GaugeVec   // sink
-	Skipped          *prometheus.CounterVec // component, reason
-	DeadLetters      *prometheus.CounterVec // component, reason
-	DeadErrors       *prometheus.CounterVec // component
-	Stopped          *prometheus.GaugeVec   // group, reason
-	Undrained        *prometheus.CounterVec // component
-	ReplayRequests   *prometheus.CounterVec // outcome
-	ReplayMessages   *prometheus.CounterVec // outcome
+	PersistLatency   *prometheus.HistogramVec // sink, event
+	Persisted        *prometheus.CounterVec   // sink
+	Messages         *prometheus.CounterVec   // sink, fate
+	Acks             *prometheus.CounterVec   // sink, effect
+	Elided           *prometheus.CounterVec   // sink
+	Duplicates       *prometheus.CounterVec   // sink
+	Expired          *prometheus.CounterVec   // sink
+	Buffered         *prometheus.GaugeVec     // sink
+	BufferedBytes    *prometheus.GaugeVec     // sink
+	Retries          *prometheus.CounterVec   // sink
+	Stalled          *prometheus.GaugeVec     // sink
+	Skipped          *prometheus.CounterVec   // component, reason
+	DeadLetters      *prometheus.CounterVec   // component, reason
+	DeadErrors       *prometheus.CounterVec   // component
+	Stopped          *prometheus.GaugeVec     // group, reason
+	Undrained        *prometheus.CounterVec   // component
+	ReplayRequests   *prometheus.CounterVec   // outcome
+	ReplayMessages   *prometheus.CounterVec   // outcome
 	ReplayActive     prometheus.Gauge
 	ReplayParked     *prometheus.GaugeVec // reason
 	ReplayUnacked    prometheus.Gauge
@@ -64,6 +67,12 @@ const (
 	dropOversize = "oversize"
 	dropOwn      = "own_client"
 	dropInvalid  = "invalid"
+
+	idAhead  = "ahead"
+	idBehind = "behind"
+
+	eventPublish = "publish"
+	eventAck     = "ack"
 
 	deadMalformed = "malformed"
 	deadRejected  = "sink_rejected"
@@ -108,13 +117,6 @@ var eventTypes = []string{
 	"mqtt.session.unsubscribed", "mqtt.client.connected", "mqtt.client.disconnected", "restante.replay.continued",
 }
 
-var (
-	fastBuckets   = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
-	replayBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
-	countBuckets  = []float64{1, 4, 16, 64, 256, 1024, 4096, 16384}
-	readBuckets   = []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}
-)
-
 // NewMetrics makes the metrics and registers them. groups are the consumer groups of this process, sinks the names of its sinks.
 func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -126,19 +128,25 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	single := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
-	opts := func(name, help string, buckets []float64) prometheus.HistogramOpts {
-		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(Histogram(name, help, buckets))
+	}
+	histograms := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(Histogram(name, help, buckets), labels)
 	}
 	m := &Metrics{
 		Received:         counter("restante_ingest_events_total", "Events taken from sources, by type.", "event"),
 		IngestDropped:    counter("restante_ingest_dropped_total", "Events that were not taken into the log, by reason.", "reason"),
-		IngestLatency:    prometheus.NewHistogram(opts("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability, in Kafka or in the spool.", fastBuckets)),
+		IngestLatency:    histogram("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability, in Kafka or in the spool.", FastBuckets),
 		IngestUnacked:    single("restante_ingest_unacked_messages", "Events that are taken but not durable yet."),
-		RepairedIDs:      prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ingest_repaired_ids_total", Help: "Message ids that did not fit the time of their publish, and got it."}),
-		SourceClock:      gauge("restante_ingest_source_clock_seconds", "How far the time of the last publish was ahead of this process's clock, by source and node.", "source"),
+		IngestOldest:     single("restante_ingest_oldest_unacked_timestamp_seconds", "When the eldest event was taken that is not durable yet; 0 while there is none."),
+		ReplacedIDs:      counter("restante_ingest_id_replaced_total", "Message ids whose time was not that of their publish, and was replaced by it: the id was ahead or behind.", "reason"),
+		BrokerClock:      gauge("restante_ingest_broker_clock_offset_seconds", "How far the time of the last publish was ahead of this process's clock, by source and broker node: the first 64, then other.", "node"),
 		Flushes:          counter("restante_writer_flushes_total", "Flushes to a sink, by what caused them and how they ended.", "sink", "trigger", "outcome"),
-		BatchRecords:     prometheus.NewHistogramVec(opts("restante_writer_batch_records", "Records in one flush.", countBuckets), []string{"sink"}),
-		FlushSeconds:     prometheus.NewHistogramVec(opts("restante_writer_flush_duration_seconds", "Duration of a flush, retries included.", fastBuckets), []string{"sink"}),
+		BatchRecords:     histograms("restante_writer_batch_records", "Records in one flush.", countBuckets, "sink"),
+		BatchBytes:       histograms("restante_writer_batch_bytes", "Bytes of keys and payloads of the records in one flush.", sizeBuckets, "sink"),
+		FlushSeconds:     histograms("restante_writer_flush_duration_seconds", "Duration of a flush, retries included.", FastBuckets, "sink"),
+		PersistLatency:   histograms("restante_writer_persist_latency_seconds", "Time from an event until what it leads to was in the sink: of publishes that were stored, and of acks that removed a message.", persistBuckets, "sink", "event"),
 		Persisted:        counter("restante_writer_persisted_records_total", "Operations that are durable in the sink.", "sink"),
 		Messages:         counter("restante_writer_messages_total", "Publishes that are done with at a sink, by what became of them. The fates of one sink add up to what was published.", "sink", "fate"),
 		Acks:             counter("restante_writer_acks_total", "Acks of messages that are done with at a sink, by what they did. Deleted and elided add up to what was delivered.", "sink", "effect"),
@@ -160,9 +168,9 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		ReplayParked:     gauge("restante_replay_parked", "Replays that wait, by reason.", "reason"),
 		ReplayUnacked:    single("restante_replay_unacked_messages", "Messages of replays that are sent and not acknowledged."),
 		ReadLimit:        gauge("restante_replay_read_limit", "Reads of the sink that may run at once; it falls while they are slow.", "sink"),
-		ReadsAtOnce:      prometheus.NewHistogramVec(opts("restante_replay_reads_at_once", "Reads of the sink that ran, as another one began, that one included.", readBuckets), []string{"sink"}),
-		ReplayFirst:      prometheus.NewHistogram(opts("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets)),
-		ReplayDuration:   prometheus.NewHistogram(opts("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets)),
+		ReadsAtOnce:      histograms("restante_replay_reads_at_once", "Reads of the sink that ran, as another one began, that one included.", readBuckets, "sink"),
+		ReplayFirst:      histogram("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets),
+		ReplayDuration:   histogram("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets),
 		Lookups:          counter("restante_lookup_requests_total", "Lookups of a client's stored subscriptions, by how they ended.", "outcome"),
 		LookupSubs:       counter("restante_lookup_subscriptions_total", "Stored subscriptions that a lookup found, by what became of them.", "outcome"),
 		LookupActive:     single("restante_lookup_active", "Lookups of stored subscriptions that are under way or wait."),
@@ -173,8 +181,8 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		Positions:        counter("restante_position_writes_total", "Rows of pub/sub positions, by what became of them.", "outcome"),
 		PositionMarks:    counter("restante_position_marks_total", "Marks of clients that still need older messages, by what was done to them.", "change"),
 		PositionsWaiting: single("restante_position_waiting", "Clients whose pub/sub positions have moved and are not stored yet."),
-		RoundSeconds:     prometheus.NewHistogram(opts("restante_replay_round_seconds", "Duration of one reading of offsets and tail.", fastBuckets)),
-		TailRecords:      prometheus.NewHistogram(opts("restante_replay_tail_records", "Records of the tail that a round looked at.", countBuckets)),
+		RoundSeconds:     histogram("restante_replay_round_seconds", "Duration of one reading of offsets and tail.", replayBuckets),
+		TailRecords:      histogram("restante_replay_tail_records", "Records of the tail that a round looked at.", countBuckets),
 		TailOverBudget:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_replay_tail_over_budget_total", Help: "Rounds whose tail was over the budget, because the writers lag."}),
 	}
 	fill := func(v *prometheus.CounterVec, values ...[]string) {
@@ -184,6 +192,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	}
 	fill(m.Received, eventTypes)
 	fill(m.IngestDropped, []string{dropUnwanted, SkipQoS0, dropOversize, dropOwn, dropInvalid})
+	fill(m.ReplacedIDs, []string{idAhead, idBehind})
 	fill(m.Flushes, sinks, []string{triggerHold, triggerBytes, triggerEnd}, []string{outcomeOK, outcomeError, outcomeFenced})
 	for _, v := range []*prometheus.CounterVec{m.Persisted, m.Elided, m.Duplicates, m.Expired, m.Retries} {
 		fill(v, sinks)
@@ -210,6 +219,9 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		m.ReadLimit.WithLabelValues(s)
 		m.ReadsAtOnce.WithLabelValues(s)
 		m.BatchRecords.WithLabelValues(s)
+		m.BatchBytes.WithLabelValues(s)
+		m.PersistLatency.WithLabelValues(s, eventPublish)
+		m.PersistLatency.WithLabelValues(s, eventAck)
 		m.FlushSeconds.WithLabelValues(s)
 	}
 	for _, l := range product([][]string{groups, {stopMajor, stopGap}}) {
@@ -218,7 +230,8 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	m.ReplayParked.WithLabelValues(parkedAdmission)
 	m.ReplayParked.WithLabelValues(parkedNotAcking)
 	m.ReplayParked.WithLabelValues(parkedResumed)
-	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.RepairedIDs, m.SourceClock, m.Flushes, m.BatchRecords, m.FlushSeconds,
+	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.IngestOldest, m.ReplacedIDs, m.BrokerClock, m.Flushes, m.BatchRecords, m.BatchBytes, m.FlushSeconds,
+		m.PersistLatency,
 		m.Persisted, m.Messages, m.Acks, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit, m.ReadsAtOnce,
 		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.Retained, m.RetainedSent, m.RetainedActive,

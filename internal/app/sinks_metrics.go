@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks/cassandra"
 	"github.com/restante/restante/sinks/dynamodb"
 )
@@ -21,11 +22,7 @@ type SinkMetrics struct {
 // NewSinkMetrics makes and registers them, with a series at zero for each sink and what it can tell.
 func NewSinkMetrics(reg prometheus.Registerer, c Config, names []string) *SinkMetrics {
 	m := &SinkMetrics{
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "restante_sink_request_duration_seconds", Help: "How long a request to a store took.",
-			Buckets:                     []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour,
-		}, []string{"sink", "operation", "outcome"}),
+		duration: prometheus.NewHistogramVec(pipeline.Histogram("restante_sink_request_duration_seconds", "How long a request to a store took.", pipeline.FastBuckets), []string{"sink", "operation", "outcome"}),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "restante_sink_events_total", Help: "What a store met, by kind: retries, time-outs, tombstones and the like.",
 		}, []string{"sink", "event"}),

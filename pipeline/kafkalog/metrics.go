@@ -2,7 +2,6 @@ package kafkalog
 
 import (
 	"strconv"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -44,15 +43,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		producedRecords: counter("produced_records_total", "Records that Kafka acknowledged with acks=all.", "topic"),
 		producedBytes:   counter("produced_bytes_total", "Bytes of keys, values and headers that Kafka acknowledged.", "topic"),
 		produceErrors:   counter("produce_errors_total", "Produce requests that failed; all but refused records are retried.", "topic", "reason"),
-		produceDuration: f.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: "restante", Subsystem: "kafka", Name: "produce_duration_seconds",
-			Help:                            "Time from the first sending of a batch until Kafka had it, retries included.",
-			Buckets:                         []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  160,
-			NativeHistogramMinResetDuration: time.Hour,
-			NativeHistogramZeroThreshold:    1.0 / 1024,
-		}, []string{"topic"}),
+		produceDuration: f.NewHistogramVec(pipeline.Histogram(
+			"restante_kafka_produce_duration_seconds", "Time from the first sending of a batch until Kafka had it, retries included.", pipeline.FastBuckets,
+		), []string{"topic"}),
 		consumedRecords: counter("consumed_records_total", "Records fetched.", "group", "topic"),
 		consumedBytes:   counter("consumed_bytes_total", "Bytes of keys, values and headers fetched.", "group", "topic"),
 		rebalances:      counter("rebalances_total", "Generations that this member has joined.", "group"),
