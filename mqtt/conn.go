@@ -73,7 +73,7 @@ func (c *conn) run(ctx, work context.Context, accept pipeline.Accept) error {
 	c.hand(ctx, work, accept, taken)                     // ends with ctx
 	close(taken)
 	wg.Wait()
-	c.subscribed.Store(false)
+	c.Source.subscribed(c, false)
 	c.acks.wait(work, ackPatience)
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -315,10 +315,10 @@ func (c *conn) subscribe(ctx context.Context, l *link, ups <-chan struct{}) {
 				return
 			}
 			if err = c.subscribeOnce(ctx, l); err == nil {
-				c.subscribed.Store(true)
+				c.Source.subscribed(c, true)
 				select {
 				case <-cut:
-					c.subscribed.Store(false)
+					c.Source.subscribed(c, false)
 				case <-ctx.Done():
 					return
 				}

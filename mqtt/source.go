@@ -49,6 +49,8 @@ type SourceConfig struct {
 	// watched. Dropped is told by how much one has risen; it may be nil.
 	Drops   []string
 	Dropped func(n uint64)
+	// Up is told whether all connections are subscribed, each time one comes to be or goes; nil tells nobody.
+	Up func(up bool)
 	// Count is called for each thing counted; nil counts nothing. Log may be nil.
 	Count func(Counter)
 	Log   *slog.Logger
@@ -59,6 +61,7 @@ type Source struct {
 	cfg   SourceConfig
 	order order
 	conns []*conn
+	up    sync.Mutex // what Up is told keeps the order of what happened
 
 	refusals pipeline.Rarely
 }
@@ -84,6 +87,9 @@ func NewSource(cfg SourceConfig) (*Source, error) {
 	}
 	if cfg.Count == nil {
 		cfg.Count = func(Counter) {}
+	}
+	if cfg.Up == nil {
+		cfg.Up = func(bool) {}
 	}
 	if cfg.Dropped == nil {
 		cfg.Dropped = func(uint64) {}
@@ -146,6 +152,14 @@ func (s *Source) Ready() bool {
 		}
 	}
 	return true
+}
+
+// subscribed notes that a connection is subscribed, or no more.
+func (s *Source) subscribed(c *conn, yes bool) {
+	s.up.Lock()
+	defer s.up.Unlock()
+	c.subscribed.Store(yes)
+	s.cfg.Up(s.Ready())
 }
 
 // Run receives until ctx ends. What was taken until then is acknowledged when it is durable, within the drain time; the

@@ -224,10 +224,16 @@ func TestSourceTakesOnceWhatComesAgainAfterACut(t *testing.T) {
 	b := startBroker(t, "127.0.0.1:0")
 	wire := startProxy(t, b.addr)
 	j, open := stalled()
-	src, _, _ := startSource(t, mqtt.Server{URLs: []string{"mqtt://" + wire.l.Addr().String()}}, j)
+	ups := make(chan bool, 100)
+	src, _, _ := startSource(t, mqtt.Server{URLs: []string{"mqtt://" + wire.l.Addr().String()}}, j, func(c *mqtt.SourceConfig) { c.Up = func(up bool) { ups <- up } })
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 6))
 	time.Sleep(100 * time.Millisecond) // all are in the source's queue, the first in the log's hands
 	wire.cut()
+	for _, want := range []bool{true, false, true} {
+		if got := <-ups; got != want {
+			t.Errorf("told that it is up: %v, want %v", got, want)
+		}
+	}
 	sourcetest.Eventually(t, "the source is there again", func() bool { return connectsOf(b, ingest) == 2 && src.Ready() })
 	time.Sleep(100 * time.Millisecond)
 	open()

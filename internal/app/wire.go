@@ -34,8 +34,7 @@ type Wire struct {
 	// broker's clock is ours.
 	Alone bool
 
-	stores    *SinkMetrics
-	counters  *prometheus.CounterVec
+	exports   *exports
 	kafkaSeen chan struct{}        // closed when the topics were seen to be as they must be; nil where that is waited for first
 	seen      map[string]chan bool // by sink, whether its store was seen to be ready, in a channel of one
 }
@@ -57,24 +56,13 @@ func NewWire(ctx context.Context, p *Process, sinkNames []string) (*Wire, error)
 		return nil, err
 	}
 	w.Minter = &event.Minter{Node: node, Now: time.Now}
-	groups := []string{c.Kafka.ReplayerGroup()}
-	for _, s := range sinkNames {
-		groups = append(groups, c.Kafka.WriterGroup(s))
-	}
-	w.Metrics = pipeline.NewMetrics(p.Registry, groups, sinkNames)
-	w.counters = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "restante_mqtt_events_total", Help: "What the broker edge recognised, refused or dropped, by kind.",
-	}, []string{"kind"})
-	for _, k := range mqtt.Counters() {
-		w.counters.WithLabelValues(string(k))
-	}
-	p.Registry.MustRegister(w.counters)
-	if w.Kafka, err = OpenKafka(ctx, c, p.Registry, p.Log); err != nil {
+	w.exports = newExports(p.Registry, c, p.Component, sinkNames)
+	w.Metrics = w.exports.pipeline
+	if w.Kafka, err = openKafka(ctx, c, w.exports.kafka, p.Log); err != nil {
 		return nil, err
 	}
-	w.stores = NewSinkMetrics(p.Registry, c, sinkNames)
 	for _, name := range sinkNames {
-		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer && !c.keepsPositions(name), Look: p.Component == processLook, Log: p.Log.With("sink", name), Metrics: w.stores}
+		parts := SinkParts{ReadOnly: p.Component == ProcessReplayer && !c.keepsPositions(name), Look: p.Component == processLook, Log: p.Log.With("sink", name), Metrics: w.exports.stores}
 		s, err := c.OpenSink(ctx, name, parts)
 		if err != nil {
 			w.Close()
@@ -98,7 +86,7 @@ func (w *Wire) Close() {
 }
 
 // count is the counter of the broker edge.
-func (w *Wire) count(k mqtt.Counter) { w.counters.WithLabelValues(string(k)).Inc() }
+func (w *Wire) count(k mqtt.Counter) { w.exports.edge.WithLabelValues(string(k)).Inc() }
 
 func randomNode() (uint64, error) {
 	var b [8]byte
@@ -121,6 +109,10 @@ func (c Config) OwnPrefixes() []string {
 
 // OpenKafka makes the client for the cluster of the configuration. It asks nobody yet; ctx is for the reading of the login alone.
 func OpenKafka(ctx context.Context, c Config, reg prometheus.Registerer, log *slog.Logger) (*kafkalog.Client, error) {
+	return openKafka(ctx, c, kafkalog.NewMetrics(reg), log)
+}
+
+func openKafka(ctx context.Context, c Config, metrics *kafkalog.Metrics, log *slog.Logger) (*kafkalog.Client, error) {
 	k := c.Kafka
 	tls, err := k.TLS.Config(false)
 	if err != nil {
@@ -132,15 +124,21 @@ func OpenKafka(ctx context.Context, c Config, reg prometheus.Registerer, log *sl
 	}
 	cfg := kafkalog.Config{
 		Brokers: k.Brokers, ClientID: k.ClientID, TLS: tls, SASL: sasl,
-		Partitions:     make(map[string]int),
+		Partitions:     c.partitions(),
 		SessionTimeout: k.SessionTimeout, RebalanceTimeout: k.RebalanceTimeout,
-		Log: log, Metrics: kafkalog.NewMetrics(reg),
-	}
-	for _, kind := range []event.Kind{event.Messages, event.Sessions, event.Dead} {
-		t := k.Topic(kind)
-		cfg.Partitions[t.Name] = t.Partitions
+		Log: log, Metrics: metrics,
 	}
 	return kafkalog.Open(cfg)
+}
+
+// partitions are those of each topic, by its full name.
+func (c Config) partitions() map[string]int {
+	all := make(map[string]int)
+	for _, kind := range []event.Kind{event.Messages, event.Sessions, event.Dead} {
+		t := c.Kafka.Topic(kind)
+		all[t.Name] = t.Partitions
+	}
+	return all
 }
 
 // Specs are the topics as restante migrate makes them.

@@ -46,6 +46,7 @@ func (w *Wire) Publisher() (*mqtt.Publisher, error) {
 				detail = "no connection to the broker, or not all"
 			}
 			w.Process.Health.Set(conditionDelivery, up, detail)
+			w.exports.connected(connectionDelivery, up)
 		},
 	})
 }
@@ -103,8 +104,9 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 		Prefix: s.ClientPrefix, Ordinal: s.Ordinal, Connections: s.connections(), Filters: filters, Group: group,
 		QoS: event.QoS(s.QoS), SessionExpiry: s.SessionExpiry, //nolint:gosec // 1 or 2
 		ReceiveMaximum: uint16(s.ReceiveMaximum), Drain: w.Process.Config.Shutdown.Drain, //nolint:gosec // up to 65,535
+		Up:      func(up bool) { w.exports.connected(connectionSource(name), up) },
 		Decoder: decoder, Count: w.count, Log: w.Process.Log, Drops: drops,
-		Dropped: func(n uint64) { w.counters.WithLabelValues(string(mqtt.CountBrokerDropped)).Add(float64(n)) },
+		Dropped: func(n uint64) { w.exports.edge.WithLabelValues(string(mqtt.CountBrokerDropped)).Add(float64(n)) },
 	})
 }
 

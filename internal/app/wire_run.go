@@ -177,6 +177,7 @@ func (w *Wire) Ingest(ctx, work context.Context, sources []pipeline.Source) erro
 		takers.Run(func(ctx context.Context) error { return s.Run(ctx, ing.Accept) })
 	}
 	takers.Run(func(ctx context.Context) error { return w.readySources(ctx, sources) })
+	takers.Run(w.observeLag)
 	err = takers.Wait()
 	queue.Stop()
 	return errors.Join(err, queue.Wait(), producer.Close(work))
@@ -258,7 +259,7 @@ func (w *Wire) purge(ctx context.Context, sink string, p purger) error {
 	const every = time.Minute
 	for pipeline.Sleep(ctx, every) == nil {
 		done, err := p.Purge(ctx)
-		if w.stores.expired.WithLabelValues(sink).Add(float64(done.Messages)); err != nil && ctx.Err() == nil {
+		if w.exports.stores.expired.WithLabelValues(sink).Add(float64(done.Messages)); err != nil && ctx.Err() == nil {
 			w.Process.Log.WarnContext(ctx, "purge failed, will be tried again", "sink", sink, "err", err)
 		} else if done != (sqlite.Purged{}) {
 			w.Process.Log.DebugContext(ctx, "purged", "sink", sink, "expired", done.Expired, "tombstones", done.Tombstones, "topics", done.Topics)
@@ -327,6 +328,9 @@ func (w *Wire) Replay(ctx, work context.Context, pub pipeline.Publisher, beside 
 		main.Run(func(ctx context.Context) error { return endedEarly(ctx, w.readySink(ctx, name)) })
 	}
 	main.Run(func(ctx context.Context) error { return pipeline.Consume(ctx, work, joined, w.Process.Log, r.Own) })
+	if w.Process.Component == ProcessReplayer {
+		main.Run(w.observeLag)
+	}
 	defer helpers.AfterStop(main.Stop)()
 	err = main.Wait()
 	helpers.Stop()

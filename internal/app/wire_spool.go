@@ -72,7 +72,7 @@ func (w *Wire) ingestProducer() (pipeline.Producer, error) {
 	}
 	p, err := spool.Open(spool.Config{
 		Dir: s.Path, Size: int64(s.Size), After: s.After, Inner: inner, Topics: w.Topics, Ready: w.kafkaSeen, Changed: w.spooling,
-		Now: time.Now, Metrics: spool.NewMetrics(w.Process.Registry), Log: w.Process.Log,
+		Now: time.Now, Metrics: w.exports.spool, Log: w.Process.Log,
 	})
 	if err != nil {
 		ended, cancel := context.WithCancel(context.Background())

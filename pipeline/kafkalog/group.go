@@ -47,7 +47,7 @@ func (c *Client) Group(name string, topics ...string) (pipeline.Group, error) {
 	c.metrics.expectGroup(name, topics, c.cfg.Partitions)
 	return &group{
 		client: c, name: name, topics: slices.Clone(topics),
-		reader:  &log{client: c, group: name},
+		reader:  &log{client: c, group: name, most: c.cfg.FetchBytes},
 		trouble: trouble{log: c.log.With("group", name)},
 	}, nil
 }

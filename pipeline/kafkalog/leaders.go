@@ -103,6 +103,20 @@ func (c *Client) askLeaders(ctx context.Context, topic string) (map[int]kafka.Br
 	return of, nil
 }
 
+// PartitionCount is how many partitions a topic has, which may be more than are configured.
+func (c *Client) PartitionCount(ctx context.Context, topic string) (int, error) {
+	var n int
+	err := c.again(ctx, func() error {
+		of, err := c.askLeaders(ctx, topic)
+		n = len(of)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the partitions of %s: %w", topic, err)
+	}
+	return n, nil
+}
+
 // forgetLeaders is for whoever was sent to the wrong broker, or to one that is gone.
 func (c *Client) forgetLeaders(topic string) {
 	c.known.mu.Lock()

@@ -18,6 +18,7 @@ import (
 type log struct {
 	client *Client
 	group  string // a label of its metrics
+	most   int    // bytes of a fetch
 }
 
 var _ pipeline.Log = (*log)(nil)
@@ -25,7 +26,14 @@ var _ pipeline.Log = (*log)(nil)
 // Log reads the topics. group is only the label of its metrics.
 func (c *Client) Log(group string) pipeline.Log {
 	c.metrics.expectReader(group, slices.Sorted(maps.Keys(c.cfg.Partitions)))
-	return &log{client: c, group: group}
+	return &log{client: c, group: group, most: c.cfg.FetchBytes}
+}
+
+// Peek is Log for a reader that looks at single records: it fetches a batch at a time.
+func (c *Client) Peek(group string) pipeline.Log {
+	c.metrics.expectReader(group, slices.Sorted(maps.Keys(c.cfg.Partitions)))
+	const little = 4 << 10 // Kafka gives the first batch whole, however large it is
+	return &log{client: c, group: group, most: min(little, c.cfg.FetchBytes)}
 }
 
 // Spans asks each leader twice, for the first offsets and the ends, at the same time.

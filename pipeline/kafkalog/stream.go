@@ -17,6 +17,7 @@ import (
 type stream struct {
 	client *Client
 	tp     pipeline.TP
+	most   int       // bytes of a fetch
 	left   recordSet // of the last fetch, what was not given out; its pos is that of the stream
 	buf    *buffer   // what left lies in; nil when that is nothing
 	usual  int       // records in the last Fetch, a guess for the next
@@ -52,7 +53,7 @@ func (l *log) Open(ctx context.Context, tp pipeline.TP, from int64) (pipeline.St
 		return nil, fault.Fatal(fmt.Errorf("open %v at offset %d: there is no such place", tp, from))
 	}
 	return &stream{
-		client: l.client, tp: tp, left: recordSet{pos: from},
+		client: l.client, tp: tp, most: l.most, left: recordSet{pos: from},
 		trouble: trouble{log: l.client.log.With("topic", tp.Topic, "partition", tp.Part)},
 		records: l.client.metrics.consumedRecords.WithLabelValues(l.group, tp.Topic),
 		bytes:   l.client.metrics.consumedBytes.WithLabelValues(l.group, tp.Topic),
@@ -127,7 +128,7 @@ func (s *stream) release() {
 		return
 	}
 	s.buf.inflated = s.left.end()
-	if cap(s.buf.answer)+cap(s.buf.inflated) <= 4*s.client.cfg.FetchBytes { // what grew for an uncommon batch is not kept
+	if cap(s.buf.answer)+cap(s.buf.inflated) <= 4*s.most { // what grew for an uncommon batch is not kept
 		buffers.Put(s.buf)
 	}
 	s.buf = nil
@@ -198,12 +199,11 @@ func (s *stream) fetch(ctx context.Context, wait time.Duration) error {
 	}
 	conn := s.conn
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	most := s.client.cfg.FetchBytes
-	size, err := conn.ask(s.left.pos, most, wait)
+	size, err := conn.ask(s.left.pos, s.most, wait)
 	var answer fetched
 	if err == nil {
 		s.buf, _ = buffers.Get().(*buffer)
-		answer, err = conn.answer(&s.buf.answer, size, most)
+		answer, err = conn.answer(&s.buf.answer, size, s.most)
 	}
 	if !stop() {
 		s.drop()
