@@ -62,7 +62,12 @@ func newExports(reg prometheus.Registerer, c Config, component string, sinkNames
 	}
 	if component != ProcessWriter {
 		e.observed = c.observed(component)
-		e.lag = lag.NewMetrics(reg, e.observed, c.partitions())
+		retention := make(map[string]time.Duration)
+		for _, kind := range []event.Kind{event.Messages, event.Sessions, event.Dead} {
+			t := c.Kafka.Topic(kind)
+			retention[t.Name] = t.Retention
+		}
+		e.lag = lag.NewMetrics(reg, e.observed, c.partitions(), retention)
 	}
 	return e
 }

@@ -53,7 +53,7 @@ func newWorld(t *testing.T, hook fakelog.Hook) world {
 	groups := []lag.Group{{Name: group, Topics: []string{topic}}}
 	w.o = lag.New(&lag.Observer{
 		Reader: client.Log(), Topics: count(3), Groups: groups, Partitions: partitions, Dead: dead, Every: 10 * time.Second,
-		Metrics: lag.NewMetrics(w.reg, groups, partitions), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: time.Now,
+		Metrics: lag.NewMetrics(w.reg, groups, partitions, map[string]time.Duration{topic: time.Hour}), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: time.Now,
 	})
 	return w
 }
@@ -137,9 +137,10 @@ func TestLagIsSeenOfAGroupWithoutMembers(t *testing.T) {
 		w.lags(map[string]float64{"0": 0, "1": 0}, map[string]float64{"0": 0, "1": 0})
 
 		for name, want := range map[string]map[string]float64{
-			"restante_kafka_topic_partitions":      {topic: 3, dead: 3},
-			"restante_kafka_configured_partitions": {topic: 2, dead: 1},
-			"restante_dlq_depth_records":           {dead: 1},
+			"restante_kafka_topic_partitions":             {topic: 3, dead: 3},
+			"restante_kafka_configured_partitions":        {topic: 2, dead: 1},
+			"restante_dlq_depth_records":                  {dead: 1},
+			"restante_kafka_configured_retention_seconds": {topic: 3600},
 		} {
 			if d := cmp.Diff(want, w.shows(name, "topic")); d != "" {
 				t.Errorf("%s (-want +got):\n%s", name, d)

@@ -45,7 +45,7 @@ func TestLagOnARealKafka(t *testing.T) {
 	now := time.Now().Truncate(time.Second) // the log keeps milliseconds
 	w.o = lag.New(&lag.Observer{
 		Reader: client.Peek("test.lag"), Topics: client, Groups: groups, Partitions: partitions, Dead: dead, Every: time.Second,
-		Metrics: lag.NewMetrics(w.reg, groups, partitions), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
+		Metrics: lag.NewMetrics(w.reg, groups, partitions, nil), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	})
 	awaited := func(what string, holds func() bool) {
 		t.Helper()
