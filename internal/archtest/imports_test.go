@@ -59,6 +59,7 @@ var layers = []layer{
 	},
 	{pattern: "internal/dirlock"},
 	{pattern: "internal/certtest"},
+	{pattern: "internal/alerttest", others: []string{"go.yaml.in/yaml/v3"}},
 	{pattern: "pipeline/spool", ours: []string{"event", "fault", "pipeline", "internal/dirlock"}, free: true},
 	{pattern: "pipeline/...", ours: []string{"event", "fault", "sinks", "pipeline/..."}, free: true},
 	{pattern: "mqtt/...", ours: []string{"event", "fault", "sinks", "pipeline", "mqtt/..."}, free: true},
