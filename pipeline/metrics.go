@@ -169,7 +169,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		ReplayUnacked:    single("restante_replay_unacked_messages", "Messages of replays that are sent and not acknowledged."),
 		ReadLimit:        gauge("restante_replay_read_limit", "Reads of the sink that may run at once; it falls while they are slow.", "sink"),
 		ReadsAtOnce:      histograms("restante_replay_reads_at_once", "Reads of the sink that ran, as another one began, that one included.", readBuckets, "sink"),
-		ReplayFirst:      histogram("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message.", replayBuckets),
+		ReplayFirst:      histogram("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message, without a delay that is configured.", replayBuckets),
 		ReplayDuration:   histogram("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets),
 		Lookups:          counter("restante_lookup_requests_total", "Lookups of a client's stored subscriptions, by how they ended.", "outcome"),
 		LookupSubs:       counter("restante_lookup_subscriptions_total", "Stored subscriptions that a lookup found, by what became of them.", "outcome"),

@@ -61,6 +61,9 @@ func TestASubscribeThatMayRepeatAnotherWaits(t *testing.T) {
 				case c.waits:
 					same(t, []string(nil), early)
 					same(t, []string{"left"}, b.payloads("c"))
+					if n, sum := observed(t, s.metrics.ReplayFirst); n != 1 || sum > 1 {
+						t.Errorf("%d replays took %v s to begin: a wait that is configured counts for none", n, sum)
+					}
 				default:
 					same(t, []string{"live", "left"}, early)
 				}
