@@ -14,6 +14,34 @@ import (
 	"github.com/restante/restante/internal/alerttest"
 )
 
+var query = regexp.MustCompile("(?s)```promql\n(.*?)\n```")
+
+// TestQueriesOfThePagesAskOnlyForWhatThereIs: those of the runbooks are looked at with their alerts.
+func TestQueriesOfThePagesAskOnlyForWhatThereIs(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob(filepath.Join(alerttest.Root(), "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, exprs := catalogue(t), map[string]string{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, q := range query.FindAllStringSubmatch(string(text), -1) {
+			exprs[fmt.Sprintf("%s/%d", filepath.Base(file), i)] = q[1]
+			for _, f := range faults(known, q[1]) {
+				t.Errorf("%s: %s: %s", file, q[1], f)
+			}
+		}
+	}
+	if len(exprs) == 0 {
+		t.Error("no page has a query")
+	}
+	parses(t, exprs)
+}
+
 // TestEachAlertHasItsPage with what it means and does, where to look and what to do; and each page its alert.
 func TestEachAlertHasItsPage(t *testing.T) {
 	t.Parallel()
@@ -51,7 +79,7 @@ func TestEachAlertHasItsPage(t *testing.T) {
 		if d := cmp.Diff([]string{"# " + name, "## What it means", "## What it does", "## Look", "## Do"}, headings); d != "" {
 			t.Errorf("%s has other headings (-want +got):\n%s", name, d)
 		}
-		queries := regexp.MustCompile("(?s)```promql\n(.*?)\n```").FindAllStringSubmatch(string(text), -1)
+		queries := query.FindAllStringSubmatch(string(text), -1)
 		if len(queries) == 0 || !strings.Contains(string(text), "\n1. ") {
 			t.Errorf("%s has %d queries, or nothing to do", name, len(queries))
 		}
