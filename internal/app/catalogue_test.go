@@ -139,7 +139,7 @@ This page is made from the code: a test holds the two together, and another that
   by ingest for all groups, if its configuration has the rules, and by each replayer for the writers' groups. They tell the same, so ask for
   ` + "`max by (group, topic, partition)`" + `. The seconds are the age, by its timestamp, of the first record that is not committed; it is read from the log. A writer
   holds records for ` + "`writer.hold`" + ` before it commits, so a lag of about that is none. A replayer commits what it has finished: a client that takes long
-  for its replay shows there as lag.
+  for its replay shows there as lag. An observer's Kafka login must be allowed to describe the groups and to read the topics.
 
 What to do when one of them looks bad: [runbooks](runbooks/README.md).
 `
