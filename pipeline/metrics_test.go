@@ -12,6 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/pipeline"
 )
 
@@ -71,7 +72,7 @@ func TestTheEldestThatIsNotDurableIsShown(t *testing.T) {
 		begin := seconds()
 		in.accept(t, in.message("t/1", "a"))
 		time.Sleep(3 * time.Second)
-		in.accept(t, event.Subscribed{Client: "c", Filter: subFilter(t), QoS: 1})
+		in.accept(t, event.Subscribed{Client: "c", Filter: eventtest.Filter(t, "t/1"), QoS: 1})
 		time.Sleep(3 * time.Second)
 		shown(begin)
 		time.Sleep(5 * time.Second) // the message is durable, the subscribe is on its way
@@ -79,15 +80,6 @@ func TestTheEldestThatIsNotDurableIsShown(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		shown(0)
 	})
-}
-
-func subFilter(t *testing.T) event.Filter {
-	t.Helper()
-	f, err := event.ParseFilter("t/1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
 }
 
 // TestNodesOfBrokersAreBounded: their names come from outside.

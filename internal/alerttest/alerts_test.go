@@ -3,15 +3,12 @@ package alerttest_test
 import (
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/restante/restante/internal/alerttest"
 )
@@ -276,14 +273,7 @@ func TestEachAlertFiresAndDoesNot(t *testing.T) {
 			add(fmt.Sprintf("%s is quiet (%d)", name, i), st, nil)
 		}
 	}
-	text, err := yaml.Marshal(object{"rule_files": []string{file}, "evaluation_interval": "1m", "tests": tests})
-	if err != nil {
-		t.Fatal(err)
-	}
-	suite := filepath.Join(t.TempDir(), "tests.yaml")
-	if err := os.WriteFile(suite, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	suite := alerttest.Written(t, object{"rule_files": []string{file}, "evaluation_interval": "1m", "tests": tests})
 	if out, ok := alerttest.Promtool(t, "test", "rules", suite); !ok {
 		t.Errorf("promtool:\n%s", out)
 	}

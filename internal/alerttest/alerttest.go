@@ -111,3 +111,17 @@ func Promtool(t *testing.T, args ...string) (out string, ok bool) {
 	text, err := cmd.CombinedOutput()
 	return string(text), err == nil
 }
+
+// Written is a file of the test's own with the value as YAML.
+func Written(t *testing.T, value any) string {
+	t.Helper()
+	text, err := yaml.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "written.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

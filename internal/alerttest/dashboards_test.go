@@ -92,14 +92,7 @@ func parses(t *testing.T, exprs map[string]string) {
 	for i, from := range slices.Sorted(maps.Keys(exprs)) {
 		rules = append(rules, rule{fmt.Sprintf("test:expression:%d", i), exprs[from], map[string]string{"from": from}})
 	}
-	text, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "expressions", "rules": rules}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "expressions.yaml")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := alerttest.Written(t, map[string]any{"groups": []any{map[string]any{"name": "expressions", "rules": rules}}})
 	if out, ok := alerttest.Promtool(t, "check", "rules", file); !ok {
 		t.Errorf("promtool:\n%s", out)
 	}
