@@ -98,6 +98,9 @@ var unpacked struct {
 // schemaDir has the schemas as kubeconform wants them: a directory for each version, and one for the kinds of others.
 func schemaDir(t *testing.T) string {
 	t.Helper()
+	if _, err := os.Stat(filepath.Join(tools, "schemas-unreachable")); err == nil {
+		t.Skip("NOT CHECKED: make chart-tools could not fetch the schemas of Kubernetes")
+	}
 	archive, crds := tool(t, "kubernetes-schemas.zip"), tool(t, "crds")
 	unpacked.once.Do(func() {
 		if unpacked.dir, unpacked.err = os.MkdirTemp("", "restante-schemas-"); unpacked.err == nil { //nolint:usetesting // for all tests; TestMain removes it
