@@ -183,12 +183,11 @@ func (b book) waiting() map[string]stored {
 
 func (w *world) book() book {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 40*time.Second)
-	defer cancel()
+	const patience = 40 * time.Second // for the next record
 	var ends map[int]int64
 	e2etest.Await(w.t, "the end offsets of messages", func() bool {
 		var err error
-		ends, _, err = w.ends(ctx, "messages", w.group("nobody"))
+		ends, _, err = w.ends(w.t.Context(), "messages", w.group("nobody"))
 		return err == nil
 	})
 	b := book{map[string]stored{}, map[string]bool{}}
@@ -196,9 +195,13 @@ func (w *world) book() book {
 		if end == 0 {
 			continue
 		}
-		r := kafka.NewReader(kafka.ReaderConfig{Brokers: strings.Split(w.kafka, ","), Topic: w.name + ".messages", Partition: part, MaxWait: 100 * time.Millisecond})
+		r := kafka.NewReader(kafka.ReaderConfig{
+			Brokers: strings.Split(w.kafka, ","), Topic: w.name + ".messages", Partition: part, MaxWait: 100 * time.Millisecond, QueueCapacity: 5000,
+		})
 		for next := int64(0); next < end; {
+			ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 			m, err := r.ReadMessage(ctx)
+			cancel()
 			if err != nil {
 				w.t.Fatalf("read messages/%d at %d of %d: %v", part, next, end, err)
 			}
