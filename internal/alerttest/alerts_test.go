@@ -132,11 +132,17 @@ var cases = map[string]struct{ fires, quiet []state }{
 		quiet: []state{{series: s("restante_sink_unprocessed_items_total{sink='history'}", "0+30x30"), at: "25m"}},
 	},
 	"RestantePersistSLOBurnFast": {
-		fires: []state{{series: persisted("0+90x120", "0+100x120"), at: "70m", labels: "sink='history'"}},
+		fires: []state{
+			{series: persisted("0+90x120", "0+100x120"), at: "70m", labels: "sink='history'"},
+			{series: normal(persisted("0+90x120", "0+100x120")), at: "70m", labels: "sink='history'"},
+		},
 		quiet: []state{{series: persisted("0+99x120", "0+100x120"), at: "70m"}},
 	},
 	"RestantePersistSLOBurnSlow": {
-		fires: []state{{series: persisted("0+99x400", "0+100x400"), at: "390m", labels: "sink='history'"}},
+		fires: []state{
+			{series: persisted("0+99x400", "0+100x400"), at: "390m", labels: "sink='history'"},
+			{series: normal(persisted("0+99x400", "0+100x400")), at: "390m", labels: "sink='history'"},
+		},
 		quiet: []state{{series: persisted("0+199x400", "0+200x400"), at: "390m"}},
 	},
 	"RestanteAckDeleteSlow": {
@@ -144,7 +150,10 @@ var cases = map[string]struct{ fires, quiet []state }{
 		quiet: []state{{series: acked("0+100x60", "0+100x60"), at: "40m"}},
 	},
 	"RestanteReplaySlow": {
-		fires: []state{{series: first("0+80x80", "0+100x80"), at: "70m"}},
+		fires: []state{
+			{series: first("0+80x80", "0+100x80"), at: "70m"},
+			{series: normal(first("0+80x80", "0+100x80")), at: "70m"},
+		},
 		quiet: []state{{series: first("0+90x80", "0+100x80"), at: "70m"}},
 	},
 	"RestanteReplaysFailing": {
@@ -210,6 +219,7 @@ func requests(ok, failed string) map[string]string {
 
 func persisted(soon, all string) map[string]string {
 	return s("restante_writer_persist_latency_seconds_bucket{sink='history',event='publish',le='10'}", soon,
+		"restante_writer_persist_latency_seconds_bucket{sink='history',event='publish',le='1800'}", all,
 		"restante_writer_persist_latency_seconds_count{sink='history',event='publish'}", all,
 		"restante_writer_persist_latency_seconds_count{sink='history',event='ack'}", all)
 }
@@ -221,7 +231,16 @@ func acked(soon, all string) map[string]string {
 }
 
 func first(soon, all string) map[string]string {
-	return s("restante_replay_first_message_seconds_bucket{le='1'}", soon, "restante_replay_first_message_seconds_count", all)
+	return s("restante_replay_first_message_seconds_bucket{le='1'}", soon, "restante_replay_first_message_seconds_bucket{le='10'}", all, "restante_replay_first_message_seconds_count", all)
+}
+
+// normal is what Prometheus 3, or an older one that scrapes by protobuf, makes of the bounds of classic histograms: le="10.0".
+func normal(series map[string]string) map[string]string {
+	out := make(map[string]string, len(series))
+	for name, values := range series {
+		out[regexp.MustCompile(`le='(\d+)'`).ReplaceAllString(name, "le='$1.0'")] = values
+	}
+	return out
 }
 
 func TestEachAlertFiresAndDoesNot(t *testing.T) {
