@@ -42,8 +42,8 @@ spec:
     envSourceContainerName: {{ .component }}
   minReplicaCount: {{ $a.minReplicas }}
   maxReplicaCount: {{ $a.maxReplicas }}
-  pollingInterval: {{ $k.pollingInterval }}
-  cooldownPeriod: {{ $k.cooldownPeriod }}
+  pollingInterval: {{ int64 $k.pollingInterval }}
+  cooldownPeriod: {{ int64 $k.cooldownPeriod }}
   {{- with $k.fallback }}
   fallback:
     {{- toYaml . | nindent 4 }}
@@ -63,8 +63,8 @@ spec:
         bootstrapServers: {{ $brokers | quote }}
         consumerGroup: {{ $group | quote }}
         topic: {{ include "restante.topic" (dict "root" $root "kind" .) | quote }}
-        lagThreshold: {{ $a.lagThreshold | quote }}
-        activationLagThreshold: {{ $k.activationLagThreshold | quote }}
+        lagThreshold: {{ int64 $a.lagThreshold | quote }}
+        activationLagThreshold: {{ int64 $k.activationLagThreshold | quote }}
         # A group that has never committed begins at the start of the log, and so does its lag.
         offsetResetPolicy: earliest
         # A partition whose commit stands still is a reason to scale, not one to look away.
@@ -92,7 +92,7 @@ spec:
       metadata:
         serverAddress: {{ $k.prometheusAddress | quote }}
         query: {{ printf "sum(restante_replay_active{namespace=%q,pod=~%q})" .root.Release.Namespace (printf "%s-.*" .name) | quote }}
-        threshold: {{ $a.activeReplays | quote }}
+        threshold: {{ int64 $a.activeReplays | quote }}
     {{- end }}
 {{- end -}}
 
@@ -168,7 +168,7 @@ spec:
               {{- end }}
         target:
           type: AverageValue
-          averageValue: {{ $a.lagThreshold | quote }}
+          averageValue: {{ int64 $a.lagThreshold | quote }}
     {{- if $a.activeReplays }}
     - type: Pods
       pods:
@@ -176,7 +176,7 @@ spec:
           name: {{ $a.hpa.activeMetricName }}
         target:
           type: AverageValue
-          averageValue: {{ $a.activeReplays | quote }}
+          averageValue: {{ int64 $a.activeReplays | quote }}
     {{- end }}
   {{- with $a.behavior }}
   behavior:

@@ -17,8 +17,8 @@
 
 {{- define "restante.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/name: {{ include "restante.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "restante.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: restante
@@ -29,11 +29,11 @@ app.kubernetes.io/part-of: restante
 
 {{- /* What selects the pods of a component: dict root, component (ingest, writer, replayer, …), sink (of a writer). */ -}}
 {{- define "restante.selector" -}}
-app.kubernetes.io/name: {{ include "restante.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "restante.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .sink }}
-restante/sink: {{ . }}
+restante/sink: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -42,7 +42,7 @@ restante/sink: {{ . }}
 {{ include "restante.labels" .root }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .sink }}
-restante/sink: {{ . }}
+restante/sink: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
