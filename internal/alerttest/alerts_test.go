@@ -94,6 +94,8 @@ var cases = map[string]struct{ fires, quiet []state }{
 		quiet: []state{
 			{series: s("restante_kafka_last_commit_timestamp_seconds{"+writersGroup+"}", "1x30", "restante_kafka_consumer_lag_seconds{"+writers+",topic='m',partition='1'}", "0x30"), at: "20m"}, // nothing to do
 			{series: s("restante_kafka_last_commit_timestamp_seconds{"+writersGroup+"}", "1+60x30", "restante_kafka_consumer_lag_seconds{"+writers+",topic='m',partition='1'}", "0+60x30"), at: "20m"},
+			// A client that does not acknowledge holds its partition up for as long as it is waited for.
+			{series: s("restante_kafka_last_commit_timestamp_seconds{"+replayers+"}", "1x30", "restante_kafka_consumer_lag_seconds{"+replayers+",topic='s',partition='1'}", "0+60x30"), at: "20m"},
 		},
 	},
 	"RestantePartitionUnowned": {
