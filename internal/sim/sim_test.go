@@ -209,7 +209,7 @@ func TestPipelineKeepsItsPromises(t *testing.T) {
 	t.Parallel()
 	few := int64(300)
 	if raced {
-		few = 50 // the detector makes each five times as long
+		few = 100 // the detector makes each five times as long
 	}
 	tried := judge(t, few, 10_000, func(seed uint64) plan {
 		p := draw(seed)
