@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/restante/restante/fault"
 )
 
 // Backoff is the one retry curve: it doubles from First up to Most, each wait drawn from its upper half.
@@ -39,6 +41,20 @@ func Sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// Patiently calls fn until it succeeds, fails for good, or has failed for as long as patience.
+func Patiently(ctx context.Context, patience time.Duration, fn func() error) error {
+	began := time.Now()
+	for attempt := 1; ; attempt++ {
+		err := fn()
+		if err == nil || fault.IsFatal(err) || ctx.Err() != nil || time.Since(began) > patience {
+			return err
+		}
+		if Sleep(ctx, DefaultBackoff.Delay(attempt)) != nil {
+			return err
+		}
 	}
 }
 

@@ -17,6 +17,15 @@ type TP struct {
 
 func (tp TP) String() string { return fmt.Sprintf("%s/%d", tp.Topic, tp.Part) }
 
+// Parts are the numbers of n partitions.
+func Parts(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
 // Record is one record of the log.
 type Record struct {
 	TP

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/pipeline/kafkalog"
 	"github.com/restante/restante/pipeline/trace"
 )
@@ -82,7 +83,7 @@ func (x *inspecting) client(ctx context.Context, cmd *cobra.Command, v *view, na
 	}
 	for _, sink := range v.names {
 		k := knownJSON{Sink: sink, Positions: []positionJSON{}}
-		err := patiently(ctx, func() error {
+		err := pipeline.Patiently(ctx, noAnswer, func() error {
 			c, known, err := v.Stores[sink].Client(ctx, id)
 			if err != nil {
 				return fmt.Errorf("sink %s: read the client: %w", sink, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/pipeline"
 )
 
 // fetchJSON is a rule that fetches for a filter.
@@ -78,7 +79,7 @@ func (x *inspecting) matched(ctx context.Context, v *view, sink string, f event.
 	const page = 500
 	for after := (event.Topic{}); f.Group() == ""; {
 		var ts []event.Topic
-		err := patiently(ctx, func() (err error) {
+		err := pipeline.Patiently(ctx, noAnswer, func() (err error) {
 			ts, err = v.Stores[sink].Topics(ctx, f, after, page)
 			return err
 		})

@@ -37,20 +37,6 @@ type heldTopicJSON struct {
 	Sinks     []heldJSON `json:"sinks"`
 }
 
-// patiently tries what fails for as long as an answer may take.
-func patiently(ctx context.Context, fn func() error) error {
-	began := time.Now()
-	for attempt := 1; ; attempt++ {
-		err := fn()
-		if err == nil || ctx.Err() != nil || time.Since(began) > noAnswer {
-			return err
-		}
-		if pipeline.Sleep(ctx, pipeline.DefaultBackoff.Delay(attempt)) != nil {
-			return err
-		}
-	}
-}
-
 func (x *inspecting) topic(ctx context.Context, cmd *cobra.Command, v *view, name string) error {
 	topic, err := event.ParseTopic(name)
 	if err != nil {
@@ -92,7 +78,7 @@ func (x *inspecting) hold(ctx context.Context, store sinks.Reader, topic event.T
 	q := sinks.Query{Topic: topic, Until: event.LastIDAt(time.Now().Add(24 * time.Hour)), Limit: page}
 	for {
 		var ms []sinks.Message
-		err := patiently(ctx, func() (err error) {
+		err := pipeline.Patiently(ctx, noAnswer, func() (err error) {
 			ms, err = store.Messages(ctx, q)
 			return err
 		})
@@ -121,7 +107,7 @@ func (x *inspecting) hold(ctx context.Context, store sinks.Reader, topic event.T
 	if err != nil {
 		return err
 	}
-	return patiently(ctx, func() error {
+	return pipeline.Patiently(ctx, noAnswer, func() error {
 		kept, err := store.Retained(ctx, filter, event.Topic{}, 1)
 		if err != nil {
 			return fmt.Errorf("read the retained message: %w", err)

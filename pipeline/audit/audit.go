@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/restante/restante/event"
-	"github.com/restante/restante/fault"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/sinks"
 )
@@ -163,7 +162,7 @@ func (a *Audit) Run(ctx context.Context) (Books, error) {
 // sessions looks at the positions of the writers in the sessions topic. What its events lead to is not compared.
 func (a *Audit) sessions(ctx context.Context) error {
 	var committed map[int]int64
-	parts := upTo(a.SessionParts)
+	parts := pipeline.Parts(a.SessionParts)
 	err := a.again(ctx, func() (err error) {
 		committed, err = a.Log.Committed(ctx, a.Group, a.Topics.Sessions, parts...)
 		return err
@@ -205,16 +204,7 @@ func (a *Audit) parts() []int {
 	if t, ok := a.Filter.Exact(); ok {
 		return []int{a.Partition(t.String())}
 	}
-	return upTo(a.Parts)
-}
-
-// upTo are the numbers of n partitions.
-func upTo(n int) []int {
-	all := make([]int, n)
-	for i := range all {
-		all[i] = i
-	}
-	return all
+	return pipeline.Parts(a.Parts)
 }
 
 // storedTopics are the topics of the store that the filter matches.
@@ -305,18 +295,9 @@ func (a *Audit) span(ctx context.Context, tp pipeline.TP) (pipeline.Span, error)
 	return spans[tp.Part], err
 }
 
-// again calls fn until it succeeds, fails for good, or has failed for as long as patience: what is transient is no end.
+// again is [pipeline.Patiently]: what is transient is no end.
 func (a *Audit) again(ctx context.Context, fn func() error) error {
-	began := time.Now()
-	for attempt := 1; ; attempt++ {
-		err := fn()
-		if err == nil || fault.IsFatal(err) || ctx.Err() != nil || time.Since(began) > a.Patience {
-			return err
-		}
-		if pipeline.Sleep(ctx, pipeline.DefaultBackoff.Delay(attempt)) != nil {
-			return err
-		}
-	}
+	return pipeline.Patiently(ctx, a.Patience, fn)
 }
 
 // letters are the dead letters that the writers of the sink wrote, and how far back they reach.

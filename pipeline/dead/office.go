@@ -32,11 +32,7 @@ type Box struct {
 
 // Open reads the whole topic for its marks, which stand behind their letters.
 func (o Office) Open(ctx context.Context) (*Box, error) {
-	parts := make([]int, o.Parts)
-	for i := range parts {
-		parts[i] = i
-	}
-	spans, err := o.Log.Spans(ctx, o.Topics.Dead, parts...)
+	spans, err := o.Log.Spans(ctx, o.Topics.Dead, pipeline.Parts(o.Parts)...)
 	if err != nil {
 		return nil, err
 	}

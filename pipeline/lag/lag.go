@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strconv"
 	"time"
 
@@ -104,7 +103,7 @@ func (o *Observer) Look(ctx context.Context) {
 func (o *Observer) group(ctx context.Context, g Group) error {
 	var errs []error
 	for _, topic := range g.Topics {
-		parts := numbers(o.Partitions[topic])
+		parts := pipeline.Parts(o.Partitions[topic])
 		committed, err := o.Reader.Committed(ctx, g.Name, topic, parts...)
 		if err != nil {
 			errs = append(errs, err)
@@ -186,7 +185,7 @@ func (o *Observer) age(ctx context.Context, tp pipeline.TP, from, end int64, kno
 
 // dead counts the dead letters.
 func (o *Observer) dead(ctx context.Context) error {
-	spans, err := o.Reader.Spans(ctx, o.Dead, numbers(o.Partitions[o.Dead])...)
+	spans, err := o.Reader.Spans(ctx, o.Dead, pipeline.Parts(o.Partitions[o.Dead])...)
 	if err != nil {
 		return fmt.Errorf("observe the dead letters: %w", err)
 	}
@@ -196,12 +195,4 @@ func (o *Observer) dead(ctx context.Context) error {
 	}
 	o.Metrics.dead.WithLabelValues(o.Dead).Set(float64(n))
 	return nil
-}
-
-func numbers(n int) []int {
-	all := make([]int, n)
-	for i := range all {
-		all[i] = i
-	}
-	return slices.Clip(all)
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/restante/restante/event"
-	"github.com/restante/restante/fault"
 	"github.com/restante/restante/pipeline"
 	"github.com/restante/restante/pipeline/dead"
 	"github.com/restante/restante/sinks"
@@ -87,18 +86,9 @@ type Tracer struct {
 // errGapped is what retention does to a trace that is slower.
 var errGapped = errors.New("retention has removed records while they were read: begin again")
 
-// again calls fn until it succeeds, fails for good, or has failed for as long as patience.
+// again is [pipeline.Patiently].
 func (t *Tracer) again(ctx context.Context, fn func() error) error {
-	began := time.Now()
-	for attempt := 1; ; attempt++ {
-		err := fn()
-		if err == nil || fault.IsFatal(err) || ctx.Err() != nil || time.Since(began) > t.Patience {
-			return err
-		}
-		if pipeline.Sleep(ctx, pipeline.DefaultBackoff.Delay(attempt)) != nil {
-			return err
-		}
-	}
+	return pipeline.Patiently(ctx, t.Patience, fn)
 }
 
 // add keeps a line. The oldest go where there are too many.
