@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -83,17 +82,6 @@ func newBacklog(b *testing.B, events []event.Event) *backlog {
 	makeTopic(b, k.client, topic)
 	k.append(b, events)
 	return k
-}
-
-// freeAddr is a loopback address that nobody listens on.
-func freeAddr(b *testing.B) string {
-	b.Helper()
-	l, err := (&net.ListenConfig{}).Listen(b.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = l.Close() }() // only its address was wanted
-	return l.Addr().String()
 }
 
 // quoted are the texts as the elements of a list in YAML.

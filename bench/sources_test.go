@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/device"
 	"github.com/restante/restante/mqtt/exhook/exhooktest"
 )
@@ -46,7 +47,7 @@ func BenchmarkSources(b *testing.B) {
 		}, body: func(i int) (string, string) { return "restante/events", string(ruleEvent(i)) }},
 		{name: "ExHook of a test broker", source: func(b *testing.B, own string) (string, string) {
 			b.Helper()
-			return fmt.Sprintf("{type: exhook, listen: %q}", own), freeAddr(b)
+			return fmt.Sprintf("{type: exhook, listen: %q}", own), ports.Addr(b)
 		}, after: func(b *testing.B, s *sourced) {
 			b.Helper()
 			exhooktest.Start(b, exhooktest.Options{Servers: []string{s.own}, Version: 2, Listen: s.publishTo}).AwaitLoaded(1)
@@ -104,8 +105,8 @@ admin: {listen: %[7]q}
 
 func startSource(b *testing.B, source func(*testing.B, string) (string, string)) *sourced {
 	b.Helper()
-	dir, name, brokers, admin := b.TempDir(), stack.Unique(b), brokersOf(b), freeAddr(b)
-	s := &sourced{own: freeAddr(b)}
+	dir, name, brokers, admin := b.TempDir(), stack.Unique(b), brokersOf(b), ports.Addr(b)
+	s := &sourced{own: ports.Addr(b)}
 	s.log = &backlog{client: openKafka(b, brokers, name+".messages"), brokers: brokers, topic: name + ".messages"}
 	b.Cleanup(s.log.client.Close)
 	text, publishTo := source(b, s.own)

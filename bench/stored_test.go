@@ -13,6 +13,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 // BenchmarkSubscribeToFirstStored is the time from SUBSCRIBE to the message that waited in Cassandra or DynamoDB, by way of
@@ -102,11 +103,11 @@ admin: {listen: %[7]q}
 func startFleet(b *testing.B, sink string) *fleet {
 	b.Helper()
 	dir, name, brokers := b.TempDir(), stack.Unique(b), brokersOf(b)
-	f := &fleet{system: system{mqtt: freeAddr(b)}}
+	f := &fleet{system: system{mqtt: ports.Addr(b)}}
 	f.log = &backlog{client: openKafka(b, brokers, name+".messages"), brokers: brokers, topic: name + ".messages", group: name + ".writer." + sinkName}
 	b.Cleanup(f.log.client.Close)
 	config := func(command string) (file, admin string) {
-		file, admin = filepath.Join(dir, command+".yaml"), freeAddr(b)
+		file, admin = filepath.Join(dir, command+".yaml"), ports.Addr(b)
 		text := fmt.Sprintf(fleetConfig, quoted(brokers), name, partitions, f.mqtt, sinkName, sink, admin)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			b.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/fault"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt"
 	"github.com/restante/restante/mqtt/sourcetest"
 	"github.com/restante/restante/pipeline"
@@ -305,13 +306,6 @@ func TestPublishOfAnExpiredMessageIsNotSent(t *testing.T) {
 	}
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l := listen(t)
-	_ = l.Close()
-	return l.Addr().String()
-}
-
 func listen(t *testing.T) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -324,7 +318,7 @@ func listen(t *testing.T) net.Listener {
 
 func TestPublishWaitsForTheBrokerAndGoesOn(t *testing.T) {
 	t.Parallel()
-	addr := freeAddr(t)
+	addr := ports.Addr(t)
 	up := make(chan bool, 100)
 	p, _ := startPublisher(t, mqtt.Server{URLs: []string{"mqtt://" + addr}}, func(c *mqtt.PublisherConfig) { c.Up = func(b bool) { up <- b } })
 	short, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)

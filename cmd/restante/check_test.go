@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/restante/restante/internal/app"
-	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 func processConfig(kafka, broker, database string) string {
@@ -28,7 +28,7 @@ delivery: {secret: a-secret-of-some-length, mqtt: {url: "mqtt://%s", user: repla
 
 func TestCheckSaysOfEachServerHowItStands(t *testing.T) {
 	t.Parallel()
-	kafka, broker := e2etest.FreeAddr(t), e2etest.FreeAddr(t)
+	kafka, broker := ports.Addr(t), ports.Addr(t)
 	file := filepath.Join(t.TempDir(), "no", "such", "folder", "restante.db")
 	config := writeConfig(t, processConfig(kafka, broker, file))
 	code, out, errs := call("check", "-c", config)
@@ -68,7 +68,7 @@ func TestCheckAsksTheBrokersAPIAndChangesNothingThere(t *testing.T) {
 		_, _ = w.Write([]byte(`{"code":"CLIENTID_NOT_FOUND"}`))
 	}))
 	defer server.Close()
-	nobody := e2etest.FreeAddr(t)
+	nobody := ports.Addr(t)
 	for key, want := range map[string]string{
 		"key":   "ok      delivery.api " + server.URL,
 		"other": "FAILED  delivery.api " + server.URL + `: emqx api: HTTP 401 for the key "other": put delivery.api.key and its secret right`,
@@ -119,7 +119,7 @@ func TestMigrateMakesWhatIsMissingOnceAndDryRunNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	config := writeConfig(t, processConfig(cluster.ListenAddrs()[0], e2etest.FreeAddr(t), filepath.Join(t.TempDir(), "restante.db")))
+	config := writeConfig(t, processConfig(cluster.ListenAddrs()[0], ports.Addr(t), filepath.Join(t.TempDir(), "restante.db")))
 	check := func(want ...string) {
 		t.Helper()
 		_, out, _ := call("check", "-c", config)

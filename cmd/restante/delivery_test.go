@@ -12,6 +12,7 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
 
@@ -24,7 +25,7 @@ type whole struct {
 func newWhole(t *testing.T, rules, more string) *whole {
 	t.Helper()
 	dir := t.TempDir()
-	w := &whole{t: t, dir: dir, broker: e2etest.FreeAddr(t), db: filepath.Join(dir, "messages.db"), config: filepath.Join(dir, "restante.yaml")}
+	w := &whole{t: t, dir: dir, broker: ports.Addr(t), db: filepath.Join(dir, "messages.db"), config: filepath.Join(dir, "restante.yaml")}
 	text := fmt.Sprintf("sources: {devices: {type: embedded, listen: %q}}\nsinks: {local: {type: sqlite, path: %q}}\nrules:\n%s\n"+
 		"delivery: {to: direct}\nadmin: {listen: \"\"}\n%s\n", w.broker, w.db, rules, more)
 	if err := os.WriteFile(w.config, []byte(text), 0o600); err != nil {

@@ -11,12 +11,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
 
 func TestReadyMeansThatClientsAreServed(t *testing.T) {
 	t.Parallel()
-	admin, broker := e2etest.FreeAddr(t), e2etest.FreeAddr(t)
+	admin, broker := ports.Addr(t), ports.Addr(t)
 	p := e2etest.Start(t, "restante", "up", "-d", t.TempDir(), "--listen", broker, "--admin", admin)
 	e2etest.AwaitReady(t, admin)
 	c, err := mqtttest.Dial(t.Context(), broker, mqtttest.Options{ID: "at once", Version: mqtttest.V5})
@@ -93,7 +94,7 @@ func TestMetricsAreWellFormedAndMove(t *testing.T) {
 func TestLogsHoldNoPayloadAndNoPassword(t *testing.T) {
 	t.Parallel()
 	const payload, password, secret = "PAYLOAD-MARKER-17", "PASSWORD-MARKER-17", "SECRET-MARKER-17-LONG-ENOUGH"
-	dir, addr := t.TempDir(), e2etest.FreeAddr(t)
+	dir, addr := t.TempDir(), ports.Addr(t)
 	users := filepath.Join(dir, "users")
 	if err := os.WriteFile(users, []byte("device:"+password+"\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
 
@@ -19,7 +20,7 @@ import (
 func TestRetainedMessagesOutliveTheBroker(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	broker := e2etest.FreeAddr(t)
+	broker := ports.Addr(t)
 	config := filepath.Join(dir, "restante.yaml")
 	text := fmt.Sprintf(`
 sources: {devices: {type: embedded, listen: %q}}

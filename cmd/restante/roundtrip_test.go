@@ -8,6 +8,7 @@ import (
 
 	"github.com/restante/restante/internal/app"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 func roundtripConfig(t *testing.T, addr, rules string) string {
@@ -23,7 +24,7 @@ func TestARoundTripSeesItsMessageReplayed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addr := e2etest.FreeAddr(t)
+			addr := ports.Addr(t)
 			config := roundtripConfig(t, addr, rules)
 			s := startUp(t, t.TempDir(), "-c", config)
 			code, out, log := call("roundtrip", "-c", config, "-o", "json")
@@ -46,7 +47,7 @@ func TestARoundTripSeesItsMessageReplayed(t *testing.T) {
 
 func TestARoundTripThatBringsNothingBackFails(t *testing.T) {
 	t.Parallel()
-	addr := e2etest.FreeAddr(t)
+	addr := ports.Addr(t)
 	config := roundtripConfig(t, addr, `- {topic: "t/#", action: save_offline_messages, sink: history}`)
 	startUp(t, t.TempDir(), "-c", config)
 	code, out, log := call("roundtrip", "-c", config, "--topic", "not/stored/{clientid}", "--timeout", "2s")
@@ -62,7 +63,7 @@ func TestARoundTripSaysWhatItLacks(t *testing.T) {
 		"a rule that fits": {"rules: [{on: message.publish, topic: \"t/#\", do: on_message_store, sink: history}]", "name a --topic"},
 		"a broker":         {"rules: [{topic: \"t/#\", action: save_offline_messages, sink: history}]", "delivery.mqtt.url is missing"},
 		"a broker that is there": {
-			"rules: [{topic: \"t/#\", action: save_offline_messages, sink: history}]\ndelivery: {mqtt: {url: \"mqtt://" + e2etest.FreeAddr(t) + "\"}}",
+			"rules: [{topic: \"t/#\", action: save_offline_messages, sink: history}]\ndelivery: {mqtt: {url: \"mqtt://" + ports.Addr(t) + "\"}}",
 			"connection refused",
 		},
 		"a login": {

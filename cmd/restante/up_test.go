@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 func TestUpSaysWhereEverythingIsAndWhatToTry(t *testing.T) {
@@ -79,7 +80,7 @@ func TestTheDatabaseIsReadableWhileUpRuns(t *testing.T) {
 // Nobody subscribes before the end, so each PUBACK is a promise that only the disk can keep.
 func TestUpLosesNothingInRestartsAndKills(t *testing.T) {
 	t.Parallel()
-	dir, addr := t.TempDir(), e2etest.FreeAddr(t)
+	dir, addr := t.TempDir(), ports.Addr(t)
 	config := writeConfig(t, fmt.Sprintf(`
 sources: {devices: {type: embedded, listen: %q}}
 kafka: {messages: {partitions: 4}, sessions: {partitions: 4}}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"strings"
 	"sync"
@@ -22,21 +21,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/exhook"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
 	"github.com/restante/restante/pipeline"
 )
-
-// freeAddr is an address of loopback that was free a moment ago.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close() //nolint:errcheck // it is free again
-	return l.Addr().String()
-}
 
 // The ingest process over a Kafka: what the broker calls stands in the log when the call is answered; our own clients' does not; and
 // with the log away the call fails in time.
@@ -48,7 +37,7 @@ func TestIngestTakesExhookIntoKafka(t *testing.T) {
 	}
 	closeCluster := sync.OnceFunc(cluster.Close)
 	t.Cleanup(closeCluster)
-	listen := freeAddr(t)
+	listen := ports.Addr(t)
 	c, err := Parse(fmt.Appendf(nil, `
 kafka: {brokers: %q, messages: {partitions: 3, replication: 1}, sessions: {partitions: 2}}
 sources: {emqx: {type: exhook, listen: %q, budget: 4s}}

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 // The ingest process over a Kafka: what is posted stands in the log when it is answered with 200, and with the log away it is
@@ -28,7 +29,7 @@ func TestIngestTakesWebhooksIntoKafka(t *testing.T) {
 	}
 	closeCluster := sync.OnceFunc(cluster.Close)
 	t.Cleanup(closeCluster)
-	rules, verne := freeAddr(t), freeAddr(t)
+	rules, verne := ports.Addr(t), ports.Addr(t)
 	c, err := Parse(fmt.Appendf(nil, `
 kafka: {brokers: %q, messages: {partitions: 3, replication: 1}, sessions: {partitions: 2}}
 sources:

@@ -17,6 +17,7 @@ import (
 
 	"github.com/restante/restante/internal/alerttest"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 // alarm is a real Prometheus that scrapes the processes each second and has the chart's alerts.
@@ -49,7 +50,7 @@ func (s *setup) watch(histograms string) alarm {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	p := alarm{s.t, e2etest.FreeAddr(s.t)}
+	p := alarm{s.t, ports.Addr(s.t)}
 	args := []string{"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(dir, "data"), "--web.listen-address=" + p.addr, "--log.level=warn"}
 	if histograms == "native" {
 		args = append(args, "--enable-feature=native-histograms")
@@ -258,22 +259,33 @@ func (s *setup) knowsItsMetrics(p alarm) {
 		}
 		listed[m[1]] = false
 	}
-	var seen []string
-	if !p.ask("/api/v1/label/__name__/values", &seen) {
-		s.t.Fatal("no answer to which metrics there are")
-	}
-	for _, name := range seen {
-		if _, ok := listed[name]; ok {
-			listed[name] = true
-		} else if strings.HasPrefix(name, "restante_") && !regexp.MustCompile(`_(count|sum)$`).MatchString(name) {
-			s.t.Errorf("docs/metrics.md does not list %s", name)
-		}
-	}
 	// There is no spool, and SQLite tells of no requests.
 	elsewhere := regexp.MustCompile(`^restante_(ingest_spool|sink_(request|events|unprocessed|consumed))`)
-	for name, is := range listed {
-		if is == elsewhere.MatchString(name) {
-			s.t.Errorf("%s is exported: %v", name, is)
+	parts := regexp.MustCompile(`_(count|sum)$`)
+	var wrong []string
+	defer func() {
+		for _, w := range wrong {
+			s.t.Error(w)
 		}
-	}
+	}()
+	e2etest.Await(s.t, "prometheus has the metrics of docs/metrics.md", func() bool {
+		var seen []string
+		if !p.ask("/api/v1/label/__name__/values", &seen) {
+			return false
+		}
+		wrong = nil
+		for _, name := range seen {
+			if _, ok := listed[name]; ok {
+				listed[name] = true
+			} else if strings.HasPrefix(name, "restante_") && !parts.MatchString(name) {
+				wrong = append(wrong, name+" is not listed")
+			}
+		}
+		for name, is := range listed {
+			if is == elsewhere.MatchString(name) {
+				wrong = append(wrong, fmt.Sprintf("%s is exported: %v", name, is))
+			}
+		}
+		return len(wrong) == 0
+	})
 }

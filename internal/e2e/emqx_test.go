@@ -18,6 +18,7 @@ import (
 
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/mochitest"
 )
 
@@ -210,7 +211,7 @@ func TestEventsOfEMQXRulesTellTheStory(t *testing.T) {
 			to, byHTTP := strings.CutSuffix(way, " by HTTP")
 			source, post := fmt.Sprintf(`{type: mqtt, url: "mqtt://%s", decode: emqx}`, s.broker), ""
 			if byHTTP {
-				listen := e2etest.FreeAddr(t)
+				listen := ports.Addr(t)
 				source = fmt.Sprintf("{type: webhook, format: emqx-rule, listen: %q, token: %q}", listen, postToken)
 				post = "http://" + listen + "/events"
 			}

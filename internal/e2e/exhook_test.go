@@ -12,6 +12,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/exhook/exhooktest"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
@@ -50,7 +51,7 @@ func TestExHookTellsTheStory(t *testing.T) {
 		t.Run(fmt.Sprint(c.evidence, " v", c.version), func(t *testing.T) {
 			t.Parallel()
 			s := newSetupWithoutKafka(t)
-			hooks := e2etest.FreeAddr(t)
+			hooks := ports.Addr(t)
 			s.configure = func(admin string) string {
 				return fmt.Sprintf(hookedProcesses, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin, c.evidence, hooks)
 			}
@@ -174,7 +175,7 @@ func newHookedPair(t *testing.T) *hookedPair {
 	hooks := map[string]string{} // by admin server
 	p.configure = func(admin string) string {
 		if hooks[admin] == "" {
-			hooks[admin] = e2etest.FreeAddr(t)
+			hooks[admin] = ports.Addr(t)
 		}
 		return fmt.Sprintf(hookedProcesses, p.kafka, partitions, p.setup.broker, p.database, filepath.Join(p.dir, "secret"), admin, "broker", hooks[admin])
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/internal/stack/proxy"
 )
 
@@ -24,7 +25,7 @@ func (l advertised) Addr() net.Addr { return l.addr }
 // kafkaBehindProxy starts a Kafka that nobody reaches but through the proxy.
 func kafkaBehindProxy(t *testing.T) *proxy.TCP {
 	t.Helper()
-	addr := e2etest.FreeAddr(t)
+	addr := ports.Addr(t)
 	p, err := proxy.ListenTCP(addr)
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/exhook/exhooktest"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
@@ -39,7 +40,7 @@ func TestAReplayIsHeldBackWhileKafkaIsAway(t *testing.T) {
 		t.Run(map[bool]string{true: "with a spool", false: "without a spool"}[spooled], func(t *testing.T) {
 			t.Parallel()
 			s := newSetupWithoutKafka(t)
-			hooks, more := e2etest.FreeAddr(t), ""
+			hooks, more := ports.Addr(t), ""
 			if spooled {
 				more = fmt.Sprintf("ingest: {spool: {path: %q, size: 128MiB}}", filepath.Join(s.dir, "spool"))
 			}

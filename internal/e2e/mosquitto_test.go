@@ -16,6 +16,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/mochitest"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
@@ -207,7 +208,7 @@ func (anybody) OnACLCheck(*mochi.Client, string, bool) bool              { retur
 // startPlainBroker runs a broker without a hook that tells us anything until the test ends.
 func startPlainBroker(t *testing.T) (addr string) {
 	t.Helper()
-	addr = e2etest.FreeAddr(t)
+	addr = ports.Addr(t)
 	caps := mochi.NewDefaultServerCapabilities()
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true // what it sends otherwise is no MQTT 5
 	b := mochi.New(&mochi.Options{Capabilities: caps, Logger: slog.New(slog.DiscardHandler)})

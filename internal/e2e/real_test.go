@@ -16,6 +16,7 @@ import (
 
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 // world is the world of one test on real servers. On those that it shares with others it keeps to names of its own.
@@ -50,7 +51,7 @@ admin: {listen: %[9]q}
 func newWorld(t *testing.T, kafka string) *world {
 	t.Helper()
 	w := &world{
-		setup: &setup{t: t, dir: t.TempDir(), kafka: kafka, broker: e2etest.FreeAddr(t), admin: map[string]string{}},
+		setup: &setup{t: t, dir: t.TempDir(), kafka: kafka, broker: ports.Addr(t), admin: map[string]string{}},
 		name:  stack.Unique(t), copies: 1, parts: partitions,
 	}
 	if kafka == "" {

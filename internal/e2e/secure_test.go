@@ -17,6 +17,7 @@ import (
 	"github.com/restante/restante/internal/certtest"
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 const secureProcesses = `
@@ -60,7 +61,7 @@ func newSecured(t *testing.T) *secured {
 	identity := stack.TLS{Identity: trusted.Issue(t, "localhost", "127.0.0.1"), Clients: trusted}
 	logins := stack.OwnTLS(t, stack.Kafka, identity)
 	giveSCRAM(t, logins.Address())
-	mqtts := e2etest.FreeAddr(t)
+	mqtts := ports.Addr(t)
 	_, port, _ := strings.Cut(mqtts, ":")
 	s := &secured{
 		world:    newWorld(t, logins.Address()),

@@ -13,6 +13,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/exhook/exhooktest"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
@@ -148,7 +149,7 @@ func TestSeed2(t *testing.T) {
 // startHookedSeed2 starts a broker that tells ingest by ExHook and nothing else, and the processes.
 func startHookedSeed2(t *testing.T, w *world, version int) seed2 {
 	t.Helper()
-	hooks := e2etest.FreeAddr(t)
+	hooks := ports.Addr(t)
 	w.source = fmt.Sprintf("{type: exhook, listen: %q, budget: 30s}", hooks)
 	broker := exhooktest.Start(t, exhooktest.Options{
 		Servers: []string{hooks}, Version: version, Listen: w.broker, RequestTimeout: time.Minute, AutoReconnect: 100 * time.Millisecond,

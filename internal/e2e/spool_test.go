@@ -19,6 +19,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/exhook"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
 )
@@ -325,7 +326,7 @@ func TestTheSpoolOutlivesItsProcess(t *testing.T) {
 	if n := e2etest.Metric(t, s.admin["ingest"], "restante_ingest_spool_records"); n == 0 {
 		t.Errorf("%v records were left, want those of some seconds", n)
 	}
-	config := strings.ReplaceAll(s.configure(e2etest.FreeAddr(t)), s.broker, e2etest.FreeAddr(t))
+	config := strings.ReplaceAll(s.configure(ports.Addr(t)), s.broker, ports.Addr(t))
 	other := e2etest.Start(t, "ingest", "-config", s.write("other.yaml", config))
 	if code := other.Code(); code != 1 || said(other, fmt.Sprintf("is in use by process %d: stop it", ingest.Pid())) == 0 {
 		t.Errorf("a second process on the same spool ended with %d, want 1 and who has it:\n%s", code, other.Log())

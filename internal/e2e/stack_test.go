@@ -16,6 +16,7 @@ import (
 
 	"github.com/restante/restante/internal/app"
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 const partitions = 3
@@ -64,7 +65,7 @@ func newSetup(t *testing.T) *setup {
 func newSetupWithoutKafka(t *testing.T) *setup {
 	t.Helper()
 	dir := t.TempDir()
-	s := &setup{t: t, dir: dir, kafka: e2etest.FreeAddr(t), broker: e2etest.FreeAddr(t), database: filepath.Join(dir, "history.db"), admin: map[string]string{}}
+	s := &setup{t: t, dir: dir, kafka: ports.Addr(t), broker: ports.Addr(t), database: filepath.Join(dir, "history.db"), admin: map[string]string{}}
 	s.write("secret", "the key that marks the replays\n")
 	return s
 }
@@ -94,7 +95,7 @@ func (s *setup) write(name, text string) string {
 func (s *setup) config(process string) string {
 	s.t.Helper()
 	if s.admin[process] == "" {
-		s.admin[process] = e2etest.FreeAddr(s.t)
+		s.admin[process] = ports.Addr(s.t)
 	}
 	if s.configure != nil {
 		return s.write(process+".yaml", s.configure(s.admin[process]))

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/mqtttest"
 )
 
@@ -132,7 +133,7 @@ func (c *crowd) storm(within time.Duration) []time.Duration {
 func TestAStormOfSubscribesIsServed(t *testing.T) {
 	t.Parallel()
 	s := newSetupWithoutKafka(t)
-	s.admin["ingest"], s.database = e2etest.FreeAddr(t), filepath.Join(s.dir, "restante.db")
+	s.admin["ingest"], s.database = ports.Addr(t), filepath.Join(s.dir, "restante.db")
 	up := e2etest.Start(t, "up", s.dir, s.broker, s.kafka, s.admin["ingest"])
 	e2etest.AwaitReady(t, s.admin["ingest"])
 

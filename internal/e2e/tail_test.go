@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/restante/restante/internal/e2e/e2etest"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 // roundtrips publishes and subscribes at once, on a new topic by a new client each time; every message must come.
@@ -109,7 +110,7 @@ func TestAReplayIsNotStoredAgain(t *testing.T) {
 		"up, direct delivery": func(t *testing.T) *setup {
 			t.Helper()
 			s := newSetupWithoutKafka(t)
-			s.admin["ingest"], s.database = e2etest.FreeAddr(t), filepath.Join(s.dir, "restante.db")
+			s.admin["ingest"], s.database = ports.Addr(t), filepath.Join(s.dir, "restante.db")
 			e2etest.Start(t, "up", s.dir, s.broker, s.kafka, s.admin["ingest"])
 			e2etest.AwaitReady(t, s.admin["ingest"])
 			return s

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/restante/restante/internal/stack/filelock"
 )
 
 // CacheEnv is the environment variable that says where what is fetched and made once is kept.
@@ -67,7 +69,7 @@ func prepare(ctx context.Context, kind Kind) (*install, error) {
 	if err := os.MkdirAll(in.dir, 0o750); err != nil {
 		return nil, fmt.Errorf("make the cache: %w", err)
 	}
-	held, err := lock(ctx, filepath.Join(in.dir, "lock"))
+	held, err := filelock.Lock(ctx, filepath.Join(in.dir, "lock"))
 	if err != nil {
 		return nil, err
 	}

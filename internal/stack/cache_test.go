@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // maven puts a script in Maven's place: what is tested is when and how often it is asked, and what becomes of its answer.
@@ -112,47 +111,6 @@ func TestTheArchiveOfClassesFits(t *testing.T) {
 		if err != nil || info.Size() < 10<<20 {
 			t.Errorf("archive of %s: %v, %v", kind, info, err)
 		}
-	}
-}
-
-func TestPortsAreTakenOnce(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	seen := map[int]bool{}
-	for range 50 {
-		ports, err := takePorts(dir, 4)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer freePorts(ports)
-		for _, p := range ports {
-			if seen[p.number] || p.number < firstPort || p.number >= endPort {
-				t.Errorf("port %d was taken before or is none of ours", p.number)
-			}
-			seen[p.number] = true
-		}
-	}
-}
-
-func TestALockIsHeldUntilItIsClosed(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "lock")
-	first, err := lock(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if second, err := tryLock(path); second != nil || err != nil {
-		t.Fatalf("a held lock was taken: %v, %v", second, err)
-	}
-	time.AfterFunc(200*time.Millisecond, func() { _ = first.Close() })
-	begun := time.Now()
-	second, err := lock(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = second.Close()
-	if waited := time.Since(begun); waited < 100*time.Millisecond {
-		t.Errorf("the lock came after %v, before it was free", waited)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 // Mosquitto starts the real broker for this test alone, as the system's package installs it, with the given lines of configuration
@@ -27,12 +29,7 @@ func Mosquitto(tb testing.TB, conf string) string {
 		}
 		tb.Fatalf("start mosquitto: %v: install it", err)
 	}
-	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close() // only its address was wanted
+	addr := ports.Addr(tb)
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		tb.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/restante/restante/internal/certtest"
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 // readyLimit is how long a server may take until it answers: a loaded machine of two cores has needed 31 s for Cassandra.
@@ -59,7 +60,7 @@ type site struct {
 type Server struct {
 	in   *install
 	site site
-	held []port
+	held []ports.Port
 	java []string // flags for this server only
 
 	mu      sync.Mutex
@@ -110,8 +111,8 @@ type startPlan struct {
 	fast  bool
 	tls   *TLS
 	java  []string
-	// take is takePorts where a test does not know better.
-	take func(dir string, n int) ([]port, error)
+	// take is [ports.Take] where a test does not know better.
+	take func(n int) ([]ports.Port, error)
 }
 
 // startNodes tries again with other ports when another program took one first.
@@ -137,18 +138,18 @@ func startNodes(ctx context.Context, in *install, plan startPlan) ([]*Server, er
 // newNodes makes servers that are not started yet.
 func newNodes(in *install, plan startPlan, try int) ([]*Server, error) {
 	r := recipes[in.kind]
-	take := takePorts
+	take := ports.Take
 	if plan.take != nil {
 		take = plan.take
 	}
-	held, err := take(in.cache, r.ports*plan.nodes)
+	held, err := take(r.ports * plan.nodes)
 	if err != nil {
 		return nil, err
 	}
 	all := make([][]int, plan.nodes)
 	for i := range all {
 		for _, p := range held[i*r.ports : (i+1)*r.ports] {
-			all[i] = append(all[i], p.number)
+			all[i] = append(all[i], p.Number)
 		}
 	}
 	servers := make([]*Server, plan.nodes)
@@ -161,7 +162,7 @@ func newNodes(in *install, plan startPlan, try int) ([]*Server, error) {
 			err = r.prepare(in, s)
 		}
 		if err != nil {
-			freePorts(held)
+			ports.Free(held)
 			return nil, fmt.Errorf("prepare %s: %w", s.dir, err)
 		}
 	}
@@ -351,7 +352,7 @@ func (s *Server) Close() error {
 	return err
 }
 
-func (s *Server) free() { freePorts(s.held) }
+func (s *Server) free() { ports.Free(s.held) }
 
 // died tells, with the end of its log, of a server that ended although nobody asked it to.
 func (s *Server) died() error {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/segmentio/kafka-go"
+
+	"github.com/restante/restante/internal/stack/ports"
 )
 
 // endAndStart ends a server twice, at once and in its own way, and starts it again each time.
@@ -258,15 +260,15 @@ func TestATakenPortIsReplaced(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	calls := 0
-	servers, err := startNodes(t.Context(), in, startPlan{dir: t.TempDir(), nodes: 1, take: func(dir string, n int) ([]port, error) {
+	servers, err := startNodes(t.Context(), in, startPlan{dir: t.TempDir(), nodes: 1, take: func(n int) ([]ports.Port, error) {
 		if calls++; calls == 1 {
-			held, err := takePorts(dir, n)
+			held, err := ports.Take(n)
 			if err == nil {
-				held[0].number = l.Addr().(*net.TCPAddr).Port
+				held[0].Number = l.Addr().(*net.TCPAddr).Port
 			}
 			return held, err
 		}
-		return takePorts(dir, n)
+		return ports.Take(n)
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -293,10 +295,10 @@ func TestEachKindSaysThatItsPortIsTaken(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = l.Close() }()
-			servers, err := newNodes(in, startPlan{dir: t.TempDir(), nodes: 1, take: func(dir string, n int) ([]port, error) {
-				held, err := takePorts(dir, n)
+			servers, err := newNodes(in, startPlan{dir: t.TempDir(), nodes: 1, take: func(n int) ([]ports.Port, error) {
+				held, err := ports.Take(n)
 				if err == nil {
-					held[0].number = l.Addr().(*net.TCPAddr).Port
+					held[0].Number = l.Addr().(*net.TCPAddr).Port
 				}
 				return held, err
 			}}, 1)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/emqxapi"
 )
 
@@ -119,7 +120,7 @@ func TestProbeSaysWhatToDo(t *testing.T) {
 			"another server, in JSON": {says(200, `{"status":"ok"}`), nil, "is not of EMQX"},
 			"elsewhere":               {says(302, ""), nil, "HTTP 302"},
 			"not ready":               {says(503, "<html>"), nil, "HTTP 503: it is not ready"},
-			"nobody there":            {"http://" + closed(t), nil, "connection refused: start EMQX"},
+			"nobody there":            {"http://" + ports.Addr(t), nil, "connection refused: start EMQX"},
 			"no such host":            {"http://no-such-host.invalid:18083", nil, "delivery.api.url right"},
 			"no answer":               {"http://" + silent.Addr().String(), func(c *emqxapi.Config) { c.Timeout = 50 * time.Millisecond }, "open the way to its port"},
 			"HTTP to a port with TLS": {"http://" + strings.TrimPrefix(secure.URL, "https://"), nil, "wants https://"},
@@ -137,15 +138,4 @@ func TestProbeSaysWhatToDo(t *testing.T) {
 			}
 		}
 	})
-}
-
-// closed is an address where nobody listens.
-func closed(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }

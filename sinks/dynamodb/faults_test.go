@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/restante/restante/event"
 	"github.com/restante/restante/event/eventtest"
 	"github.com/restante/restante/fault"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/sinks"
 	"github.com/restante/restante/sinks/dynamodb"
 	"github.com/restante/restante/sinks/memory"
@@ -340,15 +340,8 @@ func TestTheLargestItemIsCountedAsTheServiceCountsIt(t *testing.T) {
 
 func TestAServiceThatIsAwayIsWaitedForAndNamedWithWhatToDo(t *testing.T) {
 	t.Parallel()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
 	cfg := configOf(t)
-	cfg.Endpoint = "http://" + l.Addr().String()
+	cfg.Endpoint = "http://" + ports.Addr(t)
 	s, err := dynamodb.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -201,17 +201,6 @@ func Await(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// FreeAddr is a loopback address that nobody listens on.
-func FreeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }() // only its address was wanted
-	return l.Addr().String()
-}
-
 // Listen listens on an address that was free.
 func Listen(t *testing.T, addr string) net.Listener {
 	t.Helper()

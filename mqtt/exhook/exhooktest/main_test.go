@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/restante/restante/event"
+	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/exhook/exhookpb"
 	"github.com/restante/restante/mqtt/exhook/exhooktest"
 	"github.com/restante/restante/mqtt/mqtttest"
@@ -77,7 +78,7 @@ func provide(t *testing.T, hooks ...string) *provider {
 			"message.dropped",
 		}
 	}
-	p := &provider{t: t, addr: "127.0.0.1:0", hooks: hooks, news: make(chan struct{})}
+	p := &provider{t: t, addr: ports.Addr(t), hooks: hooks, news: make(chan struct{})}
 	p.begin()
 	t.Cleanup(p.end)
 	return p
@@ -89,7 +90,6 @@ func (p *provider) begin() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.addr = l.Addr().String()
 	s := grpc.NewServer(grpc.ForceServerCodec(raw{}), grpc.UnknownServiceHandler(p.serve), grpc.WaitForHandlers(true))
 	p.mu.Lock()
 	p.server = s

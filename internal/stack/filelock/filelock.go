@@ -1,4 +1,5 @@
-package stack
+// Package filelock lets one process at a time have what a file stands for.
+package filelock
 
 import (
 	"context"
@@ -9,10 +10,10 @@ import (
 	"time"
 )
 
-// lock takes the lock that the file is, waiting for the process that holds it. Close of the file, or the end of the process, frees it.
-func lock(ctx context.Context, path string) (*os.File, error) {
+// Lock takes the lock that the file is, waiting for the process that holds it. Close of the file, or the end of the process, frees it.
+func Lock(ctx context.Context, path string) (*os.File, error) {
 	for {
-		file, err := tryLock(path)
+		file, err := Try(path)
 		if err != nil || file != nil {
 			return file, err
 		}
@@ -24,8 +25,8 @@ func lock(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
-// tryLock takes the lock that the file is; nil without an error when it is held already, by this process or another.
-func tryLock(path string) (*os.File, error) {
+// Try takes the lock that the file is; nil without an error when it is held already, by this process or another.
+func Try(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644) //nolint:gosec // a path of ours; any user may share the cache
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
