@@ -27,7 +27,8 @@ type Server struct {
 	ConnectTimeout time.Duration
 }
 
-func (s Server) parse() ([]*url.URL, error) {
+// Parse checks the URLs and gives each the port of its scheme where it names none.
+func (s Server) Parse() ([]*url.URL, error) {
 	if len(s.URLs) == 0 {
 		return nil, errors.New("broker url: none is given: want mqtt://host:1883 or mqtts://host:8883")
 	}
@@ -79,7 +80,7 @@ type link struct {
 
 // dial begins to connect; cfg holds what is particular to the connection. It ends with ctx or by close.
 func (s Server) dial(ctx context.Context, log *slog.Logger, cfg autopaho.ClientConfig, onUp func(*link, *paho.Connack)) (*link, error) {
-	u, err := s.parse()
+	u, err := s.Parse()
 	if err != nil {
 		return nil, err
 	}

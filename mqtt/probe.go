@@ -20,7 +20,7 @@ import (
 // Probe connects once under the client id, and disconnects. Its error is what the broker, or the way to it, said first, and what to
 // do about it.
 func Probe(ctx context.Context, s Server, client string) error {
-	u, err := s.parse()
+	u, err := s.Parse()
 	if err != nil {
 		return err
 	}
@@ -45,8 +45,8 @@ func Probe(ctx context.Context, s Server, client string) error {
 	return err
 }
 
-// secure reports whether a URL asks for TLS.
-func secure(u *url.URL) bool {
+// Secure reports whether the URL of a broker asks for TLS.
+func Secure(u *url.URL) bool {
 	return slices.Contains([]string{"mqtts", "tls", "ssl", "wss"}, u.Scheme)
 }
 
@@ -67,7 +67,7 @@ func advice(err error, urls []*url.URL) string {
 		return a
 	}
 	cut := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
-	if cut && slices.ContainsFunc(urls, secure) {
+	if cut && slices.ContainsFunc(urls, Secure) {
 		return "the broker cut the connection: it may want a certificate that it trusts, tls.cert_file and tls.key_file; look at its log"
 	}
 	if cut {

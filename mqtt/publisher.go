@@ -65,7 +65,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	if cfg.Up == nil {
 		cfg.Up = func(bool) {}
 	}
-	_, err := cfg.Server.parse()
+	_, err := cfg.Server.Parse()
 	if cfg.Prefix == "" {
 		err = errors.Join(err, errors.New("no client id prefix"))
 	}

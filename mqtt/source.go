@@ -97,7 +97,7 @@ func NewSource(cfg SourceConfig) (*Source, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	_, err := cfg.Server.parse()
+	_, err := cfg.Server.Parse()
 	errs := []error{err}
 	check := func(bad bool, format string, args ...any) {
 		if bad {

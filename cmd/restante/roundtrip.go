@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -161,27 +160,38 @@ func tripTopic(rules []pipeline.Rule) (string, bool) {
 
 // dialer connects clients to the broker that the replayer publishes to.
 type dialer struct {
-	urls           []string
+	urls           []*url.URL
 	tls            *tls.Config
 	user, password string
 }
 
 func newDialer(c app.Config, user, passwordFile string) (dialer, error) {
 	m := c.Delivery.MQTT
-	d := dialer{urls: m.URL, user: m.User, password: m.Password.Reveal()}
-	if len(d.urls) == 0 {
+	d := dialer{user: m.User, password: m.Password.Reveal()}
+	urls := m.URL
+	if len(urls) == 0 {
 		for _, s := range c.Sources {
-			if s.Embedded != nil && !s.Embedded.TLS.Enabled {
-				d.urls = append(d.urls, "mqtt://"+s.Embedded.Listen)
+			if s.Embedded == nil || s.Embedded.TLS.Enabled {
+				continue
 			}
+			host, port, err := net.SplitHostPort(s.Embedded.Listen)
+			if err != nil {
+				return d, fmt.Errorf("listen of the embedded broker: %w", err)
+			}
+			if host == "" {
+				host = "127.0.0.1"
+			}
+			urls = append(urls, "mqtt://"+net.JoinHostPort(host, port))
 		}
 	}
-	if len(d.urls) == 0 {
+	if len(urls) == 0 {
 		return d, errors.New("delivery.mqtt.url is missing: the round trip needs the broker's address")
 	}
-	secure := slices.ContainsFunc(d.urls, func(u string) bool { return strings.HasPrefix(u, "mqtts:") || strings.HasPrefix(u, "ssl:") })
 	var err error
-	if d.tls, err = m.TLS.Config(secure); err != nil {
+	if d.urls, err = (mqtt.Server{URLs: urls}).Parse(); err != nil {
+		return d, fmt.Errorf("delivery.mqtt: %w", err)
+	}
+	if d.tls, err = m.TLS.Config(true); err != nil {
 		return d, fmt.Errorf("delivery.mqtt.tls: %w", err)
 	}
 	if user != "" {
@@ -200,22 +210,14 @@ func newDialer(c app.Config, user, passwordFile string) (dialer, error) {
 // dial connects to the first address that takes the client.
 func (d dialer) dial(ctx context.Context, id string) (*device.Device, error) {
 	var errs []error
-	for _, text := range d.urls {
-		u, err := url.Parse(text)
-		if err != nil {
-			return nil, err
-		}
-		o := device.Options{Addr: u.Host, ClientID: id, User: d.user, Password: d.password}
-		port := "1883"
-		switch u.Scheme {
-		case "mqtts", "ssl", "tls":
-			o.TLS, port = d.tls, "8883"
-		case "ws", "wss":
+	for _, u := range d.urls {
+		if u.Scheme == "ws" || u.Scheme == "wss" {
 			errs = append(errs, fmt.Errorf("%s: the round trip does not speak WebSocket", u.Scheme))
 			continue
 		}
-		if u.Port() == "" {
-			o.Addr = net.JoinHostPort(u.Hostname(), port)
+		o := device.Options{Addr: u.Host, ClientID: id, User: d.user, Password: d.password}
+		if mqtt.Secure(u) {
+			o.TLS = d.tls
 		}
 		client, err := device.Connect(ctx, o)
 		if err == nil {

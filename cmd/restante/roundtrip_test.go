@@ -82,3 +82,37 @@ func TestARoundTripSaysWhatItLacks(t *testing.T) {
 		})
 	}
 }
+
+// A broker hears nothing in the clear, the password least, on a URL that asks for TLS.
+func TestARoundTripKeepsToTheSchemeOfItsURL(t *testing.T) {
+	t.Parallel()
+	const connect, handshake = 0x10, 0x16
+	for scheme, want := range map[string]byte{"mqtt": connect, "tcp": connect, "mqtts": handshake, "ssl": handshake, "tls": handshake} {
+		t.Run(scheme, func(t *testing.T) {
+			t.Parallel()
+			l := e2etest.Listen(t, ports.Addr(t))
+			t.Cleanup(func() { _ = l.Close() })
+			first := make(chan byte, 1)
+			go func() { // ends with the listener
+				defer close(first)
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer func() { _ = c.Close() }()
+				var b [1]byte
+				if _, err := c.Read(b[:]); err == nil {
+					first <- b[0]
+				}
+			}()
+			config := writeConfig(t, "kafka: {brokers: [\"x:9092\"]}\nsinks: {history: {type: sqlite, path: unused.db}}\n"+
+				"rules: [{topic: \"t/#\", action: save_offline_messages, sink: history}]\ndelivery: {mqtt: {url: \""+scheme+"://"+l.Addr().String()+"\"}}")
+			if code, _, log := call("roundtrip", "-c", config); code != app.ExitFailed {
+				t.Errorf("exit code %d: %s", code, log)
+			}
+			if got := <-first; got != want {
+				t.Errorf("the first byte is %#x, want %#x", got, want)
+			}
+		})
+	}
+}
