@@ -67,10 +67,7 @@ func (r *Replayer) Explain(ctx context.Context, rp Replay, e event.Subscribed, x
 	if _, ok := r.Sinks[rp.Sink]; !ok {
 		return Explained{}, fmt.Errorf("explain a replay: sink %s is not open", rp.Sink)
 	}
-	o := &owner{
-		r: r, tp: TP{r.Topics.Sessions, x.SessionPart}, ctx: ctx, clients: make(map[event.ClientID]*client), open: make(map[int64]int),
-		keepers: make(map[string]*keeper),
-	}
+	o := newOwner(ctx, r, TP{r.Topics.Sessions, x.SessionPart})
 	for sink := range r.Sinks {
 		o.keepers[sink] = &keeper{o: o, sink: sink} // nobody lets it write
 	}
@@ -108,31 +105,24 @@ func (o *owner) overhear(ctx context.Context, c *client) (subscribes int, err er
 		return 0, err
 	}
 	err = ReadAll(ctx, r.Reader, tp, from, to, r.GiveUp, func(rec Record) error {
+		if string(rec.Key) != string(c.id) {
+			return nil // another client's
+		}
 		e, err := event.Decode(event.Sessions, rec.Wire)
 		if err != nil {
 			return nil //nolint:nilerr // the replayers' business
 		}
 		switch e := e.(type) {
 		case event.Acked:
-			if e.Client == c.id && !e.Message.IsZero() {
+			if !e.Message.IsZero() {
 				o.moved(rec, e)
 			}
 		case event.Dropped:
-			if e.Client == c.id {
-				o.lost(rec, e)
-			}
+			o.lost(rec, e)
 		case event.Unsubscribed:
-			if e.Client == c.id {
-				o.forgets(rec, e)
-			}
-		case event.Subscribed:
-			if e.Client == c.id {
-				subscribes++
-			}
-		case event.ReplayContinued:
-			if e.Client == c.id {
-				subscribes++
-			}
+			o.forgets(rec, e)
+		case event.Subscribed, event.ReplayContinued:
+			subscribes++
 		case event.Published, event.Replayed, event.Connected, event.Disconnected:
 		}
 		return nil
@@ -163,7 +153,12 @@ func (o *owner) explain(ctx context.Context, c *client, rp Replay, e event.Subsc
 		return err
 	}
 	wide := &job{o: o, c: c, replay: rp}
-	wide.replay.Selects = rp.Filter.Match
+	wide.replay.Excludes = func(t event.Topic) Excluded {
+		if rp.Filter.Match(t) {
+			return ""
+		}
+		return ExcludedFilter
+	}
 	return wide.topics(ctx, v, event.Topic{}, 1, func(topics []event.Topic) error {
 		for _, t := range topics {
 			var found ExplainedTopic

@@ -66,10 +66,7 @@ type Replay struct {
 	QoS    event.QoS // granted
 	// Once says that what the broker takes counts as acknowledged, although it is sent at QoS 0.
 	Once bool
-	// Selects reports whether a stored topic belongs to the replay: it matches the subscription and the rule, is stored as
-	// pending by some rule of the sink, and is addressed to the client.
-	Selects func(event.Topic) bool
-	// Excludes says why Selects is false of a topic, "" where it is true.
+	// Excludes says why [Replay.Selects] is false of a topic, "" where it is true.
 	Excludes func(event.Topic) Excluded
 	// Within is the rule's own filter, and First how much a client gets at its first subscribe; see [Rule].
 	Within      event.Filter
@@ -77,6 +74,10 @@ type Replay struct {
 	MaxReturned int
 	TimeRange   time.Duration
 }
+
+// Selects reports whether a stored topic belongs to the replay: it matches the subscription and the rule, is stored as pending by some
+// rule of the sink, and is addressed to the client.
+func (r Replay) Selects(t event.Topic) bool { return r.Excludes(t) == "" }
 
 // CatchUp asks for the replays of what is still un-acked of a client's stored subscriptions, a while after its session was resumed.
 type CatchUp struct {

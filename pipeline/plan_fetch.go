@@ -74,7 +74,6 @@ func (r *Rules) replay(c compiled, client event.ClientID, f event.Filter, qos ev
 		Within: c.Topic, First: c.First,
 		Once:     qos == 0 && mode == Queue && r.qos0 == QoS0Once,
 		Excludes: excludes,
-		Selects:  func(t event.Topic) bool { return excludes(t) == "" },
 	}, ""
 }
 

@@ -70,11 +70,9 @@ func (r *Replayer) Own(ctx, work context.Context, g Generation, tp TP, from int6
 	})
 	hard, cancel := drainContext(ctx, work, r.Limits.Drain)
 	defer cancel()
-	o := &owner{r: r, tp: tp, gen: g, clients: make(map[event.ClientID]*client), open: make(map[int64]int), next: from, committed: from}
-	o.left = Recent[clientFilter, bool]{Limit: mostUnfinished, Age: unfinishedLife}
-	o.aliases = Recent[event.ID, event.ID]{Limit: mostAliases, Age: aliasLife}
 	ctx, stop := context.WithCancelCause(ctx)
-	o.ctx, o.keepers = ctx, make(map[string]*keeper)
+	o := newOwner(ctx, r, tp)
+	o.gen, o.next, o.committed = g, from, from
 	err := o.loop(ctx, hard)
 	stop(errGenerationOver) // what the replays did not finish stays uncommitted
 	o.jobs.Wait()
@@ -120,6 +118,14 @@ type owner struct {
 	low    []Record                   // the records of open, ascending; finished ones may stand in it
 	left   Recent[clientFilter, bool] // subscriptions whose last replay has left something
 	jobs   sync.WaitGroup
+}
+
+func newOwner(ctx context.Context, r *Replayer, tp TP) *owner {
+	return &owner{
+		r: r, tp: tp, ctx: ctx, clients: make(map[event.ClientID]*client), open: make(map[int64]int), keepers: make(map[string]*keeper),
+		left:    Recent[clientFilter, bool]{Limit: mostUnfinished, Age: unfinishedLife},
+		aliases: Recent[event.ID, event.ID]{Limit: mostAliases, Age: aliasLife},
+	}
 }
 
 func (o *owner) loop(ctx, hard context.Context) error {
