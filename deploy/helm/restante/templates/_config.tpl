@@ -51,10 +51,11 @@
 {{- include "restante.validateSources" . -}}
 {{- end -}}
 {{- if $v.ingest.spool.enabled -}}
-{{- $want := include "restante.bytes" (dig "ingest" "spool" "size" "1GiB" $v.config | toString | replace "iB" "i") | int64 -}}
+{{- $size := dig "ingest" "spool" "size" "1GiB" $v.config | toString -}}
+{{- $want := include "restante.bytes" (nospace $size | trimSuffix "B") | int64 -}}
 {{- $have := include "restante.bytes" $v.ingest.spool.volumeSize | int64 -}}
 {{- if le $have $want -}}
-{{- fail (printf "ingest.spool.volumeSize: %s is not more than config.ingest.spool.size (%s)" $v.ingest.spool.volumeSize (dig "ingest" "spool" "size" "1GiB" $v.config | toString)) -}}
+{{- fail (printf "ingest.spool.volumeSize: %s is not more than config.ingest.spool.size (%s)" $v.ingest.spool.volumeSize $size) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.replayer.enabled (not (dig "delivery" "mqtt" "url" "" $v.config)) -}}
