@@ -336,8 +336,9 @@ func (m *matrix) pubsub() {
 
 func (m *matrix) history() {
 	m.publish("history/1", 0, false, "at QoS 0")
-	m.publish("history/1", 1, false, "at QoS 1")
+	// Nobody answers at QoS 0: a client that takes its publisher's session over may come before the broker has read it.
 	m.row("mqtt_msg", 1, map[string]string{"topic": "history/1", "payload": "at QoS 0", "qos": "0"})
+	m.publish("history/1", 1, false, "at QoS 1")
 	m.row("mqtt_msg", 1, map[string]string{"topic": "history/1", "payload": "at QoS 1", "qos": "1"})
 	c := m.dial("historian")
 	e2etest.More(m.t, c, "history/1")
