@@ -20,6 +20,7 @@ import (
 	"github.com/restante/restante/internal/e2e/e2etest"
 	"github.com/restante/restante/internal/stack/ports"
 	"github.com/restante/restante/mqtt/mochitest"
+	"github.com/restante/restante/mqtt/mqtttest"
 )
 
 // ruleBroker is a broker that republishes its events as EMQX's rule engine does.
@@ -179,6 +180,17 @@ func (b *ruleBroker) OnUnsubscribed(cl *mochi.Client, pk packets.Packet) {
 
 func (b *ruleBroker) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
 	b.republish("client.connected", cl, map[string]any{"clean_start": cl.Properties.Clean, "connected_at": time.Now().UnixMilli(), "receive_maximum": 32})
+}
+
+// leave disconnects a client of a clean session, and waits until the broker has told of it: it may still be at it when the client is back,
+// and would then tell that the client has gone again.
+func (b *ruleBroker) leave(c *mqtttest.Client, id string) {
+	b.t.Helper()
+	c.Disconnect()
+	e2etest.Await(b.t, id+" is gone", func() bool {
+		_, ok := b.server.Clients.Get(id)
+		return !ok
+	})
 }
 
 func (b *ruleBroker) OnDisconnect(cl *mochi.Client, _ error, _ bool) {

@@ -97,7 +97,7 @@ func TestSubscriptionsComeBackThroughTheAPI(t *testing.T) {
 		_, rows := e2etest.Table(t, s.database, "mqtt_sub")
 		return len(rows) == 1
 	})
-	c.Disconnect()
+	a.b.leave(c, "device/1")
 	e2etest.Publish(t, s.broker, "t/1", "one", "two")
 
 	a.away.Store(true)

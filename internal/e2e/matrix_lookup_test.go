@@ -52,7 +52,7 @@ func (m *matrix) lookup(open func(*testing.T, *world) looker) {
 
 	c := e2etest.Subscribe(t, w.broker, "device", "t/1")
 	l.row("mqtt_sub", 1, map[string]string{"clientid": "device", "topic": "t/1", "qos": "1"})
-	c.Disconnect()
+	a.b.leave(c, "device")
 	e2etest.Publish(t, w.broker, "t/1", "one")
 	c = e2etest.DialWith(t, w.broker, mqtttest.Options{ID: "device", Version: mqtttest.V5})
 	l.gets(c, "t/1", "one")
