@@ -133,7 +133,7 @@ func TestSourceStopsWithAllThatItTookAcknowledged(t *testing.T) {
 	time.AfterFunc(100*time.Millisecond, func() { r.Complete() })
 	begun := time.Now()
 	stop()
-	if d := time.Since(begun); d < 90*time.Millisecond || d > 3*time.Second {
+	if d := time.Since(begun); d < 90*time.Millisecond || d > patience/2 {
 		t.Errorf("stopped after %v, want just after the receipts", d)
 	}
 	sourcetest.Eventually(t, "the broker has all acks", func() bool { return acksOf(b, ingest) == 20 })

@@ -55,8 +55,8 @@ func readTo(tb testing.TB, c *Client, s pipeline.Stream) []pipeline.Record {
 	var all []pipeline.Record
 	begin := time.Now()
 	for at := position(tb, s); at < spans[0].End; at = position(tb, s) {
-		all = append(all, fetch(tb, s, 7, 5*time.Second)...)
-		if time.Since(begin) > 10*time.Second {
+		all = append(all, fetch(tb, s, 7, 30*time.Second)...)
+		if time.Since(begin) > time.Minute {
 			tb.Fatalf("stands at %d of %d", at, spans[0].End)
 		}
 	}
@@ -94,7 +94,7 @@ func TestMarkersOfTransactionsAreNoRecordsAndNoEndlessWait(t *testing.T) {
 	if diff := cmp.Diff(want, values(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if d := time.Since(begin); d > 4*time.Second {
+	if d := time.Since(begin); d > 25*time.Second {
 		t.Errorf("the markers at the end took %v", d)
 	}
 	if at := position(t, s); at != 12 {

@@ -116,7 +116,7 @@ func within(tb testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-func soon(tb testing.TB) context.Context { tb.Helper(); return within(tb, 20*time.Second) }
+func soon(tb testing.TB) context.Context { tb.Helper(); return within(tb, time.Minute) }
 
 func out(key, value string) pipeline.Outgoing {
 	return pipeline.Outgoing{Topic: topic, Wire: event.Wire{

@@ -13,7 +13,7 @@ import (
 
 func TestAServerThatHangsHoldsUpThePublisherOnly(t *testing.T) {
 	t.Parallel()
-	const timeout = 300 * time.Millisecond
+	const timeout = 2 * time.Second
 	p := provide(t, "message.publish t/#")
 	hang := make(chan struct{})
 	p.answer = func([]byte) ([]byte, error) {
@@ -50,7 +50,7 @@ func TestAServerThatHangsHoldsUpThePublisherOnly(t *testing.T) {
 
 func TestALostServerIsLoadedAgain(t *testing.T) {
 	t.Parallel()
-	const timeout = 300 * time.Millisecond
+	const timeout = 2 * time.Second
 	p := provide(t, "message.publish t/#")
 	b := start(t, exhooktest.Options{RequestTimeout: timeout}, p)
 	pub := dial(t, b, mqtttest.Options{ID: "pub"})
@@ -104,7 +104,7 @@ func TestEachServerIsToldOfEachEvent(t *testing.T) {
 func TestServersBehindOneAddressShareTheClients(t *testing.T) {
 	t.Parallel()
 	first, second := provide(t, "message.publish", "message.acked"), provide(t, "message.publish", "message.acked")
-	b := start(t, exhooktest.Options{Shared: true, RequestTimeout: 300 * time.Millisecond}, first, second)
+	b := start(t, exhooktest.Options{Shared: true, RequestTimeout: 5 * time.Second}, first, second)
 	const devices = 20
 	pub := dial(t, b, mqtttest.Options{ID: "pub"})
 	tell := func() {
