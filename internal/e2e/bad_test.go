@@ -20,7 +20,7 @@ import (
 // write appends a record to a partition as any other program could.
 func (s *setup) append(topic string, partition int, m kafka.Message) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), e2etest.Patience)
 	defer cancel()
 	conn, err := kafka.DialLeader(ctx, "tcp", s.kafka, topic, partition)
 	if err != nil {
@@ -76,9 +76,9 @@ func TestARecordThatIsNotOursGoesWholeToTheDeadLettersAndTheOthersGoOn(t *testin
 			t.Errorf("dead letter does not say why: %q", m.Headers)
 		}
 	}
-	if n := e2etest.Metric(t, s.admin["writer"], "restante_dlq_records_total", `reason="malformed"`); n != 3*partitions {
-		t.Errorf("the writer counts %v dead letters, want %d", n, 3*partitions)
-	}
+	e2etest.Await(t, "the writer counts its dead letters", func() bool { // a while after they are there
+		return e2etest.Metric(t, s.admin["writer"], "restante_dlq_records_total", `reason="malformed"`) == 3*partitions
+	})
 	for _, p := range all {
 		if p.Ended() {
 			t.Error("a process has ended")

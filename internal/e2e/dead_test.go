@@ -100,8 +100,8 @@ func TestAThousandDeadLettersGoBackAndAreStoredOnce(t *testing.T) {
 		t.Fatalf("%d records in messages, want none yet", n)
 	}
 
-	killed := e2etest.StartFile(t, e2etest.Build(t, "cmd/restante"), "dead", "redrive", "--all", "--rate", "400", "-c", w.config("restante"))
-	e2etest.Await(t, "some are back", func() bool { return w.messages() >= 500 })
+	killed := e2etest.StartFile(t, e2etest.Build(t, "cmd/restante"), "dead", "redrive", "--all", "--rate", "100", "-c", w.config("restante"))
+	e2etest.Await(t, "some are back", func() bool { return w.messages() >= 300 })
 	killed.Kill()
 	back := w.messages()
 	left, marked := w.listed()
@@ -113,6 +113,9 @@ func TestAThousandDeadLettersGoBackAndAreStoredOnce(t *testing.T) {
 	want := map[string]int{"redriven": left, "left_marked": marked}
 	if marked == 0 {
 		delete(want, "left_marked")
+	}
+	if left == 0 { // it had gone through before it was killed
+		delete(want, "redriven")
 	}
 	if diff := cmp.Diff(want, fates); diff != "" {
 		t.Errorf("the second redrive (-want +got):\n%s", diff)

@@ -23,7 +23,7 @@ kafka:
   messages: {partitions: %[2]d, replication: 1}
   sessions: {partitions: %[2]d}
   dead: {partitions: 1}
-sources: {emqx: {type: exhook, listen: %[7]q}}
+sources: {emqx: {type: exhook, listen: %[7]q, budget: 15s}}
 sinks: {history: {type: sqlite, path: %[4]q}}
 rules: [{topic: "t/#", action: save_offline_messages, sink: history}]
 replayer: {resume_delay: 200ms, window: 1000, rate: {client: 10}}

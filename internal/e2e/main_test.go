@@ -3,6 +3,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -28,12 +29,21 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// slowStore takes two seconds for each batch.
+// slowStore takes two seconds for each batch, and for one with a message on heldTopic as long as it may.
 type slowStore struct{ sinks.Store }
+
+const heldTopic = "t/last"
 
 const slowness = 2 * time.Second
 
 func (s slowStore) Apply(ctx context.Context, ops []sinks.Op) error {
+	for _, op := range ops {
+		if put, ok := op.(sinks.PutMessage); ok && put.Topic.String() == heldTopic {
+			_, _ = fmt.Fprintln(os.Stderr, "holding "+heldTopic) // the test waits for it
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+	}
 	select {
 	case <-time.After(slowness):
 	case <-ctx.Done():
@@ -63,7 +73,7 @@ type slowReader struct{ sinks.Store }
 
 func (s slowReader) Messages(ctx context.Context, q sinks.Query) ([]sinks.Message, error) {
 	select {
-	case <-time.After(slowness / 50):
+	case <-time.After(slowness / 10):
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

@@ -28,7 +28,7 @@ replayer: {settle: 1s}
 delivery:
   secret_file: %[6]q
   mqtt: {url: "mqtt://%[4]s"}
-  api: {type: emqx, version: 5, url: %[8]q, key: key, secret: secret}
+  api: {type: emqx, version: 5, url: %[8]q, key: key, secret: secret, timeout: 1m}
 admin: {listen: %[7]q}
 `
 

@@ -107,7 +107,7 @@ func (w *world) group(sink string) string { return w.name + ".writer." + sink }
 
 // client is a plain client of Kafka.
 func (w *world) client() *kafka.Client {
-	return &kafka.Client{Addr: kafka.TCP(strings.Split(w.kafka, ",")...), Timeout: 10 * time.Second}
+	return &kafka.Client{Addr: kafka.TCP(strings.Split(w.kafka, ",")...), Timeout: time.Minute}
 }
 
 // ends are the end offsets of the partitions of a topic, messages or sessions, and the committed ones of a group; -1 = none.
@@ -184,7 +184,7 @@ func (b book) waiting() map[string]stored {
 
 func (w *world) book() book {
 	w.t.Helper()
-	const patience = 40 * time.Second // for the next record
+	const patience = 2 * time.Minute // for the next record
 	var ends map[int]int64
 	e2etest.Await(w.t, "the end offsets of messages", func() bool {
 		var err error

@@ -34,7 +34,7 @@ admin: {listen: %[6]q}
 func TestAResumedSessionGetsWhatDidNotFitIntoItsQueue(t *testing.T) {
 	t.Parallel()
 	s := newSetupWithoutKafka(t)
-	const delay = 5 * time.Second
+	const delay = 15 * time.Second // by then all acks of the broker's queue are in the log, on a slow machine too
 	s.configure = func(admin string) string {
 		return fmt.Sprintf(resumeProcesses, s.kafka, partitions, s.broker, s.database, filepath.Join(s.dir, "secret"), admin, delay)
 	}

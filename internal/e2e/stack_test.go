@@ -157,7 +157,7 @@ func (s *setup) records(topic string) []kafka.Message {
 
 func readTopic(t *testing.T, broker, topic string) []kafka.Message {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), e2etest.Patience)
 	defer cancel()
 	conn, err := kafka.DialContext(ctx, "tcp", broker)
 	if err != nil {

@@ -15,14 +15,14 @@ import (
 	_ "modernc.org/sqlite" // looked at as any user would
 )
 
-// Get asks an admin server; status 0 = it did not answer.
+// Get asks an admin server; status 0 = it did not answer within a minute.
 func Get(t *testing.T, addr, path string) (status int, body string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := http.Client{Timeout: 10 * time.Second}
+	client := http.Client{Timeout: time.Minute}
 	res, err := client.Do(req)
 	if err != nil {
 		return 0, err.Error()
@@ -97,7 +97,7 @@ sample:
 // Table reads a table of a SQLite database that another process writes: its columns and its rows as texts.
 func Table(t *testing.T, file, table string) (columns []string, rows [][]string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?mode=ro&_pragma=busy_timeout(10000)")
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?mode=ro&_pragma=busy_timeout(60000)")
 	if err != nil {
 		t.Fatal(err)
 	}

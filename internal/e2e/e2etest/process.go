@@ -83,7 +83,7 @@ func begin(t *testing.T, name string, args []string, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{t: t, name: name, cmd: cmd, began: time.Now(), ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
-	p.cmd.WaitDelay = 5 * time.Second // a child of its own may hold the pipes
+	p.cmd.WaitDelay = 30 * time.Second // a child of its own may hold the pipes
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
