@@ -84,7 +84,7 @@ func startBroker(t *testing.T, listen string) *broker {
 	b := &broker{log: &sourcetest.Journal{}}
 	e, err := embedded.Open(embedded.Config{
 		Listen: listen, Source: "restante/broker", Node: "n1", Minter: &event.Minter{Node: 1, Now: time.Now},
-		Secret: secretOf(t, keyA), OwnPrefix: "own-replay-", Drain: time.Second,
+		Secret: secretOf(t, keyA), OwnPrefix: "own-replay-", Drain: patience,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -145,13 +145,15 @@ func TestSourceStopsWithAllThatItTookAcknowledged(t *testing.T) {
 func TestSourceGivesUpAfterTheDrainAndAcknowledgesNothing(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, "127.0.0.1:0")
+	handed := make(chan struct{}, 3)
 	j := &sourcetest.Journal{Judge: func(ctx context.Context, _ int, _ event.Event) (pipeline.Receipt, error) {
+		handed <- struct{}{}
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}}
 	_, c, stop := startSource(t, b.server(), j, func(c *mqtt.SourceConfig) { c.Drain = 50 * time.Millisecond })
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 3))
-	time.Sleep(50 * time.Millisecond)
+	<-handed
 	stop()
 	if got := c.Counts()[mqtt.CountNotTaken]; got != 1 {
 		t.Errorf("%d not taken, want the one that was handed over", got)
@@ -227,7 +229,7 @@ func TestSourceTakesOnceWhatComesAgainAfterACut(t *testing.T) {
 	ups := make(chan bool, 100)
 	src, _, _ := startSource(t, mqtt.Server{URLs: []string{"mqtt://" + wire.l.Addr().String()}}, j, func(c *mqtt.SourceConfig) { c.Up = func(up bool) { ups <- up } })
 	publishAll(t, b.dial(t, "dev"), 1, numbers(0, 6))
-	time.Sleep(100 * time.Millisecond) // all are in the source's queue, the first in the log's hands
+	time.Sleep(time.Second) // all are in the source's queue, the first in the log's hands
 	wire.cut()
 	for _, want := range []bool{true, false, true} {
 		if got := <-ups; got != want {
@@ -235,7 +237,7 @@ func TestSourceTakesOnceWhatComesAgainAfterACut(t *testing.T) {
 		}
 	}
 	sourcetest.Eventually(t, "the source is there again", func() bool { return connectsOf(b, ingest) == 2 && src.Ready() })
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(time.Second) // all have come again
 	open()
 	// The first was in the log's hands before the cut, and comes again without a mark that it did.
 	want := append([]string{"m0"}, numbers(0, 6)...)

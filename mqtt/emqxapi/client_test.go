@@ -107,7 +107,7 @@ func (e *emqx) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func open(t *testing.T, url string, version int, change func(*emqxapi.Config)) *emqxapi.Client {
 	t.Helper()
-	cfg := emqxapi.Config{URL: url, Version: version, Key: "key", Secret: "secret", Timeout: 5 * time.Second, Log: slog.New(slog.DiscardHandler)}
+	cfg := emqxapi.Config{URL: url, Version: version, Key: "key", Secret: "secret", Timeout: time.Minute, Log: slog.New(slog.DiscardHandler)}
 	if change != nil {
 		change(&cfg)
 	}
