@@ -247,7 +247,7 @@ func TestErrorsHaveAClass(t *testing.T) {
 	c := newCluster(t)
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: topic, Err: kerr.TopicAuthorizationFailed, Count: -1})
 	s := openStream(t, c.open(t), 0)
-	if _, err := s.Fetch(soon(t), 1, time.Second); !fault.IsFatal(err) {
+	if _, err := s.Fetch(soon(t), 1, time.Minute); !fault.IsFatal(err) {
 		t.Errorf("reading without the right to: %v", err)
 	}
 	if r := reason(context.DeadlineExceeded); r != "timeout" {

@@ -296,7 +296,7 @@ func TestMessagesOfOldFormatsAreAFatalError(t *testing.T) {
 		return true
 	})
 	s := openStream(t, client, 0)
-	if got, err := s.Fetch(soon(t), 10, time.Second); !fault.IsFatal(err) || !strings.Contains(err.Error(), "v1") {
+	if got, err := s.Fetch(soon(t), 10, time.Minute); !fault.IsFatal(err) || !strings.Contains(err.Error(), "v1") {
 		t.Errorf("%v, %v", got, err)
 	}
 }
@@ -329,7 +329,7 @@ func TestBrokersFromTheFirstWithRecordBatchesAreRead(t *testing.T) {
 		client := c.open(t)
 		put(t, client, 0, "a")
 		s := openStream(t, client, 0)
-		got, err := s.Fetch(soon(t), 10, time.Second)
+		got, err := s.Fetch(soon(t), 10, time.Minute)
 		switch {
 		case version < oldestFetch && !fault.IsFatal(err):
 			t.Errorf("v%d: %v, %v", version, got, err)
@@ -354,7 +354,7 @@ func TestErrorsOfAFetchAreWaitedOut(t *testing.T) {
 		}
 	}
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Err: kerr.TopicAuthorizationFailed, Count: 1})
-	if _, err := openStream(t, client, 0).Fetch(soon(t), 10, time.Second); !fault.IsFatal(err) || !errors.Is(err, kafka.TopicAuthorizationFailed) {
+	if _, err := openStream(t, client, 0).Fetch(soon(t), 10, time.Minute); !fault.IsFatal(err) || !errors.Is(err, kafka.TopicAuthorizationFailed) {
 		t.Errorf("got %v", err)
 	}
 }
