@@ -59,16 +59,16 @@ func TestTLSOfBothSidesFits(t *testing.T) {
 		go func() { // ends with the connection
 			c, err := l.Accept()
 			if err == nil {
-				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(time.Minute))
 				_, err = c.Write([]byte("hi"))
 				_ = c.Close()
 			}
 			done <- err
 		}()
-		d := tls.Dialer{Config: client, NetDialer: &net.Dialer{Timeout: 10 * time.Second}}
+		d := tls.Dialer{Config: client, NetDialer: &net.Dialer{Timeout: time.Minute}}
 		c, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
 		if err == nil {
-			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
 			_, err = io.ReadFull(c, make([]byte, 2))
 			_ = c.Close()
 		}

@@ -79,7 +79,7 @@ shutdown: {drain: 1s}
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	call := func(service int, hook string, request, answer proto.Message) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		return conn.Invoke(ctx, "/"+exhook.Services[service]+"/"+hook, request, answer, grpc.WaitForReady(true))
 	}
@@ -167,7 +167,7 @@ func stored(t *testing.T, c Config, broker string, n int) []event.Event {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var out []event.Event
 	for len(out) < n && ctx.Err() == nil {

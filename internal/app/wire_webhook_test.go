@@ -70,14 +70,14 @@ shutdown: {drain: 1s}
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	post := func(addr, hook, body string) (int, string) {
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+addr+"/events", strings.NewReader(body))
 			if err != nil {
 				t.Fatal(err)
 			}
 			r.Header.Set("vernemq-hook", hook)
 			r.Header.Set("Authorization", "Bearer 0123456789abcdef")
-			answer, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Do(r)
+			answer, err := (&http.Client{Transport: transport, Timeout: 2 * time.Minute}).Do(r)
 			if err != nil && time.Now().Before(end) {
 				continue // it does not listen yet
 			}
