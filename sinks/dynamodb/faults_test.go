@@ -182,7 +182,7 @@ func TestAWriteWhoseAnswerIsLostIsNotCountedAsDone(t *testing.T) {
 		"cut":  func(c call, _ []byte) { c.cut(nil) },
 		"half": func(c call, answer []byte) { c.cut(answer) },
 		"late": func(c call, answer []byte) {
-			time.Sleep(time.Second)
+			time.Sleep(4 * time.Second)
 			c.answer(http.StatusOK, answer)
 		},
 	} {
@@ -194,7 +194,9 @@ func TestAWriteWhoseAnswerIsLostIsNotCountedAsDone(t *testing.T) {
 				right := open(t, direct)
 				var on atomic.Bool
 				cfg := direct
-				cfg.RequestTimeout = 500 * time.Millisecond
+				if name == "late" {
+					cfg.RequestTimeout = 2 * time.Second
+				}
 				cfg.Endpoint = proxy(t, direct.Endpoint, func(c call) {
 					status, answer := c.forward(c.body)
 					if on.Load() && (c.operation == "BatchWriteItem" || c.operation == "BatchExecuteStatement") {

@@ -19,7 +19,7 @@ func TestALookLeavesEverythingAsItIs(t *testing.T) {
 	begun := time.Now()
 	for i := range n {
 		m := message(topic, begun, i)
-		m.Expires = begun.Add(5 * time.Second)
+		m.Expires = begun.Add(20 * time.Second)
 		apply(t, store, sinks.PutMessage{Message: m})
 	}
 	cfg.ReadOnly, cfg.Look = true, true
@@ -43,7 +43,7 @@ func TestALookLeavesEverythingAsItIs(t *testing.T) {
 	if got := listed(); got != n {
 		t.Fatalf("%d ids are listed, want %d", got, n)
 	}
-	time.Sleep(time.Until(begun.Add(7 * time.Second)))
+	time.Sleep(time.Until(begun.Add(22 * time.Second)))
 	for _, c := range []struct {
 		s    *dynamodb.Store
 		left int
