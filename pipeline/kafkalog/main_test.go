@@ -93,7 +93,7 @@ func (c *cluster) open(tb testing.TB, change ...func(*Config)) *Client {
 	tb.Helper()
 	cfg := Config{
 		Brokers: c.ListenAddrs(), ClientID: "test", Partitions: map[string]int{topic: 3},
-		SessionTimeout: 30 * time.Second, RebalanceTimeout: 30 * time.Second, HeartbeatInterval: 50 * time.Millisecond,
+		SessionTimeout: 15 * time.Second, RebalanceTimeout: 6 * time.Second, HeartbeatInterval: 50 * time.Millisecond,
 		JoinGroupBackoff: 50 * time.Millisecond,
 		Log:              slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	}
