@@ -125,7 +125,11 @@ func Run(ctx, work context.Context, p *app.Process, o Options, ready func(Addres
 // prepare makes the topics and clears the groups of members that died: the lock says that none of them lives.
 func prepare(ctx context.Context, w *app.Wire) error {
 	c := w.Process.Config
-	if _, err := w.Kafka.Migrate(ctx, c.Specs(), false); err != nil {
+	const busy = time.Minute // it is in this process: it answers when the machine has time for it
+	if err := pipeline.Patiently(ctx, busy, func() error {
+		_, err := w.Kafka.Migrate(ctx, c.Specs(), false)
+		return err
+	}); err != nil {
 		return err
 	}
 	groups := []string{c.Kafka.ReplayerGroup()}
