@@ -36,6 +36,7 @@ type Metrics struct {
 	DeadLetters      *prometheus.CounterVec   // component, reason
 	DeadErrors       *prometheus.CounterVec   // component
 	Stopped          *prometheus.GaugeVec     // group, reason
+	ReceiveDelay     *prometheus.HistogramVec // group, topic, phase
 	Undrained        *prometheus.CounterVec   // component
 	ReplayRequests   *prometheus.CounterVec   // outcome
 	ReplayMessages   *prometheus.CounterVec   // outcome
@@ -107,6 +108,9 @@ const (
 	markSet     = "set"
 	markCleared = "cleared"
 
+	phaseStarting = "starting"
+	phaseRunning  = "running"
+
 	parkedAdmission = "admission"
 	parkedNotAcking = "not_acking"
 	parkedResumed   = "resumed"
@@ -161,6 +165,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		DeadLetters:      counter("restante_dlq_records_total", "Records written to the dead-letter topic, by reason.", "component", "reason"),
 		DeadErrors:       counter("restante_dlq_publish_errors_total", "Failed attempts to write a dead letter.", "component"),
 		Stopped:          gauge("restante_kafka_partition_stopped", "Partitions that stand still uncommitted until somebody acts, by reason.", "group", "reason"),
+		ReceiveDelay:     histograms("restante_kafka_receive_delay_seconds", "Age of records, by their timestamps, when the group's member fetched them: of up to 64 in a fetch. Starting until the first that came after the partition was assigned, then running.", persistBuckets, "group", "topic", "phase"),
 		Undrained:        counter("restante_shutdown_undrained_messages_total", "Records that were held and not committed when time ran out; they are read again.", "component"),
 		ReplayRequests:   counter("restante_replay_requests_total", "Replays, by how they ended.", "outcome"),
 		ReplayMessages:   counter("restante_replay_messages_total", "Messages of replays, by what became of them.", "outcome"),
@@ -233,7 +238,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.IngestOldest, m.ReplacedIDs, m.BrokerClock, m.Flushes, m.BatchRecords, m.BatchBytes, m.FlushSeconds,
 		m.PersistLatency,
 		m.Persisted, m.Messages, m.Acks, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
-		m.DeadErrors, m.Stopped, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit, m.ReadsAtOnce,
+		m.DeadErrors, m.Stopped, m.ReceiveDelay, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit, m.ReadsAtOnce,
 		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.Retained, m.RetainedSent, m.RetainedActive,
 		m.Positions, m.PositionMarks, m.PositionsWaiting, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
 	return m

@@ -105,6 +105,7 @@ type owner struct {
 	committed int64
 	commitAt  time.Time
 	swept     time.Time
+	received  receiving
 	last      Record                     // the last record fetched
 	fresh     []func()                   // replays that begin when all of a fetch is handled
 	aliases   Recent[event.ID, event.ID] // broker's id → message
@@ -132,6 +133,7 @@ func (o *owner) loop(ctx, hard context.Context) error {
 	if err := o.seek(ctx); err != nil {
 		return nil //nolint:nilerr // ctx is over, nothing was begun
 	}
+	o.received = o.r.Metrics.receiving(o.r.Group, o.tp.Topic, o.r.Now())
 	o.recall(ctx)
 	var stream Stream
 	defer func() {
@@ -169,6 +171,7 @@ func (o *owner) loop(ctx, hard context.Context) error {
 			_ = Sleep(ctx, o.r.Backoff.Delay(attempt)) // the loop asks ctx
 			attempt++
 		}
+		o.received.fetched(recs, o.r.Now())
 		for err = nil; len(recs) > 0 && err == nil; recs = recs[1:] {
 			err = o.handle(ctx, hard, recs[0])
 		}

@@ -74,6 +74,7 @@ type Worker struct {
 	lastFlush time.Time
 	wroteAt   time.Time // when the store had the last flush, by Now
 	recalled  bool
+	received  receiving
 	stopped   prometheus.Gauge // != nil: the partition stands still
 }
 
@@ -88,6 +89,7 @@ func (w *Worker) Run(ctx, work context.Context) error {
 	w.hold.mem = Recent[msgKey, memState]{Limit: max(w.Limits.Memory/2, 1), Age: 5 * time.Minute}
 	w.hold.unstored = Recent[msgKey, bool]{Limit: max(w.Limits.Memory/2, 1), Age: 5 * time.Minute}
 	now := time.Now()
+	w.received = w.Metrics.receiving(w.Group, w.TP.Topic, w.Now())
 	w.lastGood, w.lastFlush, w.markAfter = now, now, now.Add(w.Limits.MarkAfter)
 	defer func() { w.measure(0, 0) }()
 
@@ -239,6 +241,7 @@ func (w *Worker) take(ctx context.Context, recs []Record) error {
 		return nil //nolint:nilerr // ctx is over: what was fetched is read again by the next owner
 	}
 	defer w.count()
+	w.received.fetched(recs, w.Now())
 	now := time.Now()
 	w.hold.mem.Tick(now)
 	w.hold.unstored.Tick(now)

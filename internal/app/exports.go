@@ -43,6 +43,11 @@ func newExports(reg prometheus.Registerer, c Config, component string, sinkNames
 			Name: "restante_mqtt_connected", Help: "Whether all connections to a broker are up, those of a source subscribed, by what in the configuration asks for them.",
 		}, []string{"connection"}),
 	}
+	messages, sessions := c.Kafka.Topic(event.Messages).Name, c.Kafka.Topic(event.Sessions).Name
+	e.pipeline.Receives(c.Kafka.ReplayerGroup(), sessions)
+	for _, s := range sinkNames {
+		e.pipeline.Receives(c.Kafka.WriterGroup(s), messages, sessions)
+	}
 	reg.MustRegister(e.edge, e.connections)
 	for _, k := range mqtt.Counters() {
 		e.edge.WithLabelValues(string(k))
