@@ -84,7 +84,7 @@ type cqlCounts struct{ writes atomic.Int64 }
 func (c *cqlCounts) Count(cassandra.Counter, int) {}
 
 // Observe implements [cassandra.Metrics].
-func (c *cqlCounts) Observe(r cassandra.Request, _ int, _ time.Duration, _ bool) {
+func (c *cqlCounts) Observe(r cassandra.Request, _ int, _ time.Duration, _ bool, _ string) {
 	if r != cassandra.Read {
 		c.writes.Add(1)
 	}

@@ -138,7 +138,8 @@ func (h *hold) settle(r *held, at time.Time) fate {
 // settle books the first n held records, which are committed.
 func (w *Worker) settle(n int) {
 	var of [fates]int
-	publish, ack := w.Metrics.PersistLatency.WithLabelValues(w.Storing.Sink, eventPublish), w.Metrics.PersistLatency.WithLabelValues(w.Storing.Sink, eventAck)
+	publish := slowest{to: w.Metrics.PersistLatency.WithLabelValues(w.Storing.Sink, eventPublish)}
+	ack := slowest{to: w.Metrics.PersistLatency.WithLabelValues(w.Storing.Sink, eventAck)}
 	bytes := 0
 	for i := range w.hold.recs[:n] {
 		r := &w.hold.recs[i]
@@ -146,12 +147,14 @@ func (w *Worker) settle(n int) {
 		of[f]++
 		switch f { //nolint:exhaustive // the others change nothing in the store
 		case fateStored, fateHistory:
-			publish.Observe(max(0, w.wroteAt.Sub(r.rec.Time).Seconds()))
+			publish.observe(max(0, w.wroteAt.Sub(r.rec.Time).Seconds()), r.key.id)
 		case effectDeleted:
-			ack.Observe(max(0, w.wroteAt.Sub(r.rec.Time).Seconds()))
+			ack.observe(max(0, w.wroteAt.Sub(r.rec.Time).Seconds()), r.key.id)
 		}
 		bytes += len(r.rec.Key) + len(r.rec.Value)
 	}
+	publish.end()
+	ack.end()
 	w.Metrics.BatchBytes.WithLabelValues(w.Storing.Sink).Observe(float64(bytes))
 	for f, name := range fateNames {
 		w.Metrics.Messages.WithLabelValues(w.Storing.Sink, name).Add(float64(of[f]))

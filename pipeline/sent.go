@@ -28,7 +28,7 @@ func (j *job) published(ctx context.Context, m sinks.Message, f *flight) error {
 	}
 	if !j.started {
 		j.started = true
-		r.Metrics.ReplayFirst.Observe(max(0, sinceRecord(j.event, r.Now())-j.delay).Seconds())
+		ObserveExample(r.Metrics.ReplayFirst, max(0, sinceRecord(j.event, r.Now())-j.delay).Seconds(), exampleMessage, m.ID.String())
 	}
 	switch evident := r.Evidence == EvidencePuback && !j.repeats() || j.replay.Once; {
 	case evident && j.pos != nil:

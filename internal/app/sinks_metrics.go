@@ -64,16 +64,21 @@ func (m *SinkMetrics) requests(sink, operation string) {
 	m.duration.WithLabelValues(sink, operation, "error")
 }
 
-func (m *SinkMetrics) observe(sink, operation string, took time.Duration, ok bool) {
+// observe notes a request. One that took long leaves what it can be found by: name says what of is.
+func (m *SinkMetrics) observe(sink, operation string, took time.Duration, ok bool, name, of string) {
+	const long = 10 * time.Millisecond
 	outcome := "ok"
 	if !ok {
 		outcome = "error"
 	}
-	m.duration.WithLabelValues(sink, operation, outcome).Observe(took.Seconds())
+	if took < long {
+		of = ""
+	}
+	pipeline.ObserveExample(m.duration.WithLabelValues(sink, operation, outcome), took.Seconds(), name, of)
 }
 
 func (m *SinkMetrics) dynamodb(sink string, r dynamodb.Request) {
-	m.observe(sink, r.Operation, r.Took, r.Err == nil)
+	m.observe(sink, r.Operation, r.Took, r.Err == nil, "request_id", r.ID)
 	m.unprocessed.WithLabelValues(sink).Add(float64(r.Unprocessed))
 	m.capacity.WithLabelValues(sink, r.Operation).Add(r.Capacity)
 }
@@ -88,6 +93,6 @@ func (c cassandraMetrics) Count(k cassandra.Counter, n int) {
 	c.m.events.WithLabelValues(c.sink, string(k)).Add(float64(n))
 }
 
-func (c cassandraMetrics) Observe(r cassandra.Request, _ int, took time.Duration, ok bool) {
-	c.m.observe(c.sink, string(r), took, ok)
+func (c cassandraMetrics) Observe(r cassandra.Request, _ int, took time.Duration, ok bool, server string) {
+	c.m.observe(c.sink, string(r), took, ok, "server", server)
 }

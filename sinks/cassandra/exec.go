@@ -70,12 +70,13 @@ func (s *Store) once(ctx context.Context, l *session, limit time.Duration, run f
 func (s *Store) exec(ctx context.Context, l *session, statements []statement) error {
 	begin, kind := time.Now(), Batch
 	var run func(context.Context) error
+	var asked server
 	if len(statements) == 1 {
 		kind = Single
-		run = func(ctx context.Context) error { return s.single(ctx, l, statements[0]) }
+		run = func(ctx context.Context) error { return s.single(ctx, l, statements[0], &asked) }
 	} else {
 		run = func(ctx context.Context) error {
-			b := l.NewBatch(gocql.UnloggedBatch).WithContext(ctx)
+			b := l.NewBatch(gocql.UnloggedBatch).WithContext(ctx).Observer(&asked)
 			for _, st := range statements {
 				b.Entries = append(b.Entries, gocql.BatchEntry{Stmt: s.texts[st.q], Args: st.args, Idempotent: true})
 			}
@@ -83,7 +84,7 @@ func (s *Store) exec(ctx context.Context, l *session, statements []statement) er
 		}
 	}
 	err := s.twice(ctx, l, s.say("write", len(statements)), s.cfg.WriteTimeout, run)
-	s.cfg.Metrics.Observe(kind, len(statements), time.Since(begin), err == nil)
+	s.cfg.Metrics.Observe(kind, len(statements), time.Since(begin), err == nil, asked.address)
 	return err
 }
 
@@ -94,8 +95,21 @@ func (s *Store) say(verb string, rows int) string {
 	return fmt.Sprintf("%s %d rows of keyspace %s", verb, rows, s.cfg.Keyspace)
 }
 
-func (s *Store) single(ctx context.Context, l *session, st statement) error {
+// server is the one that was asked last. It belongs to one request.
+type server struct{ address string }
+
+func (s *server) is(h *gocql.HostInfo) {
+	if h != nil {
+		s.address = h.ConnectAddress().String()
+	}
+}
+
+// ObserveBatch implements [gocql.BatchObserver]: a batch does not say by itself where it went.
+func (s *server) ObserveBatch(_ context.Context, b gocql.ObservedBatch) { s.is(b.Host) }
+
+func (s *Store) single(ctx context.Context, l *session, st statement, asked *server) error {
 	iter := l.Query(s.texts[st.q], st.args...).WithContext(ctx).Idempotent(true).Iter()
+	asked.is(iter.Host())
 	if n := len(iter.Warnings()); n > 0 {
 		s.cfg.Metrics.Count(Warnings, n)
 	}
@@ -119,6 +133,7 @@ func (s *Store) read(ctx context.Context, r reading) (warnings int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	var asked server
 	begin, rows, size := time.Now(), 0, cmp.Or(r.frame, frameRows)
 	if r.rows > 0 && r.rows <= size {
 		size = r.rows + 1 // else it would be asked whether there are more
@@ -129,6 +144,7 @@ func (s *Store) read(ctx context.Context, r reading) (warnings int, err error) {
 			r.begin()
 		}
 		iter := l.Query(s.texts[r.st.q], r.st.args...).WithContext(ctx).Idempotent(true).PageSize(size).Iter()
+		asked.is(iter.Host())
 		warnings = len(iter.Warnings())
 		for r.scan(iter) {
 			rows++
@@ -139,6 +155,6 @@ func (s *Store) read(ctx context.Context, r reading) (warnings int, err error) {
 	if warnings > 0 {
 		s.cfg.Metrics.Count(Warnings, warnings)
 	}
-	s.cfg.Metrics.Observe(Read, rows, time.Since(begin), err == nil)
+	s.cfg.Metrics.Observe(Read, rows, time.Since(begin), err == nil, asked.address)
 	return warnings, err
 }

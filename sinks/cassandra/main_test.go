@@ -159,8 +159,9 @@ func pending(tb testing.TB, s *Store, t event.Topic) (ids []event.ID) {
 
 // counts is a Metrics that adds up.
 type counts struct {
-	mu sync.Mutex
-	n  map[Counter]int
+	mu      sync.Mutex
+	n       map[Counter]int
+	servers map[Request]string // that were asked last
 }
 
 func (c *counts) Count(k Counter, n int) {
@@ -172,7 +173,14 @@ func (c *counts) Count(k Counter, n int) {
 	c.n[k] += n
 }
 
-func (c *counts) Observe(Request, int, time.Duration, bool) {}
+func (c *counts) Observe(r Request, _ int, _ time.Duration, _ bool, server string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.servers == nil {
+		c.servers = map[Request]string{}
+	}
+	c.servers[r] = server
+}
 
 func (c *counts) of(k Counter) int {
 	c.mu.Lock()

@@ -43,12 +43,12 @@ func Requests() []Request { return []Request{Batch, Single, Read} }
 type Metrics interface {
 	// Count adds n to a counter.
 	Count(c Counter, n int)
-	// Observe says how long a request of so many rows took, and whether it was done.
-	Observe(r Request, rows int, took time.Duration, ok bool)
+	// Observe says how long a request of so many rows took, whether it was done, and which server was asked last ("" = none).
+	Observe(r Request, rows int, took time.Duration, ok bool, server string)
 }
 
 // nobody listens.
 type nobody struct{}
 
-func (nobody) Count(Counter, int)                        {}
-func (nobody) Observe(Request, int, time.Duration, bool) {}
+func (nobody) Count(Counter, int)                                {}
+func (nobody) Observe(Request, int, time.Duration, bool, string) {}

@@ -2,14 +2,18 @@ package dynamodb
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"regexp"
 	"slices"
 	"sync"
 	"time"
 
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	ddb "github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go/middleware"
 )
 
 // Request is what is told of one request to the service.
@@ -25,6 +29,8 @@ type Request struct {
 	Unprocessed int
 	// Err is nil, or what came of it; a condition that was not met is no error.
 	Err error
+	// ID is what the service calls it, "" where it did not say: its operators find the request by it.
+	ID string
 }
 
 // send makes one request, as soon as there is a place in the pool.
@@ -47,12 +53,49 @@ func send[In, Out any](ctx context.Context, s *Store, operation, table string, f
 		if _, no := refused(err); !no {
 			r.Err = err
 		}
+		r.ID = requestID(out, err)
 		if err == nil {
 			r.Capacity, r.Unprocessed = used(out)
 		}
 		s.cfg.Observe(r)
 	}
 	return out, err
+}
+
+// requestID is what the service called a request, by its answer or its refusal.
+func requestID(out any, err error) string {
+	if err != nil {
+		refusal, _ := errors.AsType[*awshttp.ResponseError](err)
+		if refusal == nil {
+			return ""
+		}
+		return refusal.ServiceRequestID()
+	}
+	id, _ := awsmiddleware.GetRequestIDMetadata(metadata(out))
+	return id
+}
+
+// metadata is that of an answer: empty for those about whole tables.
+func metadata(out any) (m middleware.Metadata) {
+	switch out := out.(type) {
+	case *ddb.BatchWriteItemOutput:
+		m = out.ResultMetadata
+	case *ddb.BatchGetItemOutput:
+		m = out.ResultMetadata
+	case *ddb.BatchExecuteStatementOutput:
+		m = out.ResultMetadata
+	case *ddb.UpdateItemOutput:
+		m = out.ResultMetadata
+	case *ddb.PutItemOutput:
+		m = out.ResultMetadata
+	case *ddb.DeleteItemOutput:
+		m = out.ResultMetadata
+	case *ddb.GetItemOutput:
+		m = out.ResultMetadata
+	case *ddb.QueryOutput:
+		m = out.ResultMetadata
+	}
+	return m
 }
 
 // used is the capacity that a request consumed, and how many items or keys it left.
