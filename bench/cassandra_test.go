@@ -83,6 +83,9 @@ type cqlCounts struct{ writes atomic.Int64 }
 // Count implements [cassandra.Metrics].
 func (c *cqlCounts) Count(cassandra.Counter, int) {}
 
+// InFlight implements [cassandra.Metrics].
+func (c *cqlCounts) InFlight(int) {}
+
 // Observe implements [cassandra.Metrics].
 func (c *cqlCounts) Observe(r cassandra.Request, _ int, _ time.Duration, _ bool, _ string) {
 	if r != cassandra.Read {

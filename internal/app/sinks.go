@@ -157,6 +157,7 @@ func (s *DynamoDBSink) config(c Config, name string, parts SinkParts) dynamodb.C
 	}
 	if parts.Metrics != nil {
 		cfg.Observe = func(r dynamodb.Request) { parts.Metrics.dynamodb(name, r) }
+		cfg.InFlight = func(change int) { parts.Metrics.inFlight.WithLabelValues(name).Add(float64(change)) }
 	}
 	return cfg
 }

@@ -17,6 +17,7 @@ type SinkMetrics struct {
 	unprocessed *prometheus.CounterVec   // sink
 	capacity    *prometheus.CounterVec   // sink, table
 	expired     *prometheus.CounterVec   // sink
+	inFlight    *prometheus.GaugeVec     // sink
 }
 
 // NewSinkMetrics makes and registers them, with a series at zero for each sink and what it can tell.
@@ -35,13 +36,17 @@ func NewSinkMetrics(reg prometheus.Registerer, c Config, names []string) *SinkMe
 		expired: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "restante_sink_expired_messages_total", Help: "Messages that waited in a store and were removed when their time was over. Told by SQLite only: the others do it by themselves.",
 		}, []string{"sink"}),
+		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "restante_sink_inflight_requests", Help: "Requests to the store that are under way. Their number is bounded by the sink's in_flight (Cassandra) or pool_size (DynamoDB).",
+		}, []string{"sink"}),
 	}
-	reg.MustRegister(m.duration, m.events, m.unprocessed, m.capacity, m.expired)
+	reg.MustRegister(m.duration, m.events, m.unprocessed, m.capacity, m.expired, m.inFlight)
 	for _, name := range names {
 		switch s := c.Sinks[name]; {
 		case s.SQLite != nil:
 			m.expired.WithLabelValues(name)
 		case s.Cassandra != nil:
+			m.inFlight.WithLabelValues(name)
 			for _, k := range cassandra.Counters() {
 				m.events.WithLabelValues(name, string(k))
 			}
@@ -49,6 +54,7 @@ func NewSinkMetrics(reg prometheus.Registerer, c Config, names []string) *SinkMe
 				m.requests(name, string(r))
 			}
 		case s.DynamoDB != nil:
+			m.inFlight.WithLabelValues(name)
 			m.unprocessed.WithLabelValues(name)
 			for _, o := range dynamodb.Operations() {
 				m.requests(name, o)
@@ -91,6 +97,10 @@ type cassandraMetrics struct {
 
 func (c cassandraMetrics) Count(k cassandra.Counter, n int) {
 	c.m.events.WithLabelValues(c.sink, string(k)).Add(float64(n))
+}
+
+func (c cassandraMetrics) InFlight(change int) {
+	c.m.inFlight.WithLabelValues(c.sink).Add(float64(change))
 }
 
 func (c cassandraMetrics) Observe(r cassandra.Request, _ int, took time.Duration, ok bool, server string) {

@@ -261,7 +261,7 @@ func (s *setup) knowsItsMetrics(p alarm) {
 		listed[m[1]] = false
 	}
 	// There is no spool, and SQLite tells of no requests.
-	elsewhere := regexp.MustCompile(`^restante_(ingest_spool|sink_(request|events|unprocessed|consumed))`)
+	elsewhere := regexp.MustCompile(`^restante_(ingest_spool|sink_(request|events|unprocessed|consumed|inflight))`)
 	parts := regexp.MustCompile(`_(count|sum)$`)
 	var wrong []string
 	defer func() {

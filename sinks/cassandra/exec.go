@@ -14,13 +14,17 @@ import (
 func (s *Store) acquire(ctx context.Context) error {
 	select {
 	case s.slots <- struct{}{}:
+		s.cfg.Metrics.InFlight(1)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (s *Store) release() { <-s.slots }
+func (s *Store) release() {
+	s.cfg.Metrics.InFlight(-1)
+	<-s.slots
+}
 
 // twice runs a request, and runs it again, on another server where there is one, when that may help. An error of ctx is
 // returned as it is; a time-out of the request alone is not one of ctx.

@@ -162,6 +162,8 @@ type counts struct {
 	mu      sync.Mutex
 	n       map[Counter]int
 	servers map[Request]string // that were asked last
+
+	inFlight, most int
 }
 
 func (c *counts) Count(k Counter, n int) {
@@ -180,6 +182,13 @@ func (c *counts) Observe(r Request, _ int, _ time.Duration, _ bool, server strin
 		c.servers = map[Request]string{}
 	}
 	c.servers[r] = server
+}
+
+func (c *counts) InFlight(change int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inFlight += change
+	c.most = max(c.most, c.inFlight)
 }
 
 func (c *counts) of(k Counter) int {

@@ -45,6 +45,8 @@ type Metrics interface {
 	Count(c Counter, n int)
 	// Observe says how long a request of so many rows took, whether it was done, and which server was asked last ("" = none).
 	Observe(r Request, rows int, took time.Duration, ok bool, server string)
+	// InFlight says that so many more requests are under way, or fewer.
+	InFlight(change int)
 }
 
 // nobody listens.
@@ -52,3 +54,4 @@ type nobody struct{}
 
 func (nobody) Count(Counter, int)                                {}
 func (nobody) Observe(Request, int, time.Duration, bool, string) {}
+func (nobody) InFlight(int)                                      {}

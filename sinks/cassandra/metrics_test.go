@@ -28,3 +28,21 @@ func TestEachKindOfRequestSaysWhichServerWasAsked(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestsInFlightAreToldUpToTheirBound, and none when all is done.
+func TestRequestsInFlightAreToldUpToTheirBound(t *testing.T) {
+	t.Parallel()
+	cfg, seen := ready(t), &counts{}
+	cfg.Metrics, cfg.InFlight = seen, 2
+	s := opened(t, cfg)
+	var ops []sinks.Op
+	for range 50 {
+		ops = append(ops, sinks.PutMessage{Message: message(fresh(t, "flight"), time.Now(), 1)})
+	}
+	apply(t, s, ops...)
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	if seen.most != 2 || seen.inFlight != 0 {
+		t.Errorf("at most %d were in flight, and %d at the end; want 2 and 0", seen.most, seen.inFlight)
+	}
+}

@@ -80,3 +80,61 @@ func TestEachRequestHasTheIDThatTheServiceGaveIt(t *testing.T) {
 		t.Errorf("ids of the refused (-want +got):\n%s", d)
 	}
 }
+
+// TestRequestsInFlightAreToldUpToTheirBound: those that wait for a place are not among them.
+func TestRequestsInFlightAreToldUpToTheirBound(t *testing.T) {
+	t.Parallel()
+	cfg := configOf(t)
+	var now, most atomic.Int64
+	cfg.PoolSize = 2
+	cfg.InFlight = func(change int) {
+		n := now.Add(int64(change))
+		for {
+			m := most.Load()
+			if n <= m || most.CompareAndSwap(m, n) {
+				return
+			}
+		}
+	}
+	let := make(chan struct{})
+	var holding atomic.Bool
+	var held sync.WaitGroup
+	cfg.Endpoint = proxy(t, cfg.Endpoint, func(c call) {
+		if holding.Load() {
+			held.Done()
+			<-let
+		}
+		c.answer(c.forward(c.body))
+	})
+	s := open(t, cfg)
+	if now.Load() != 0 || most.Load() == 0 {
+		t.Fatalf("%d are in flight, and %d were", now.Load(), most.Load())
+	}
+	holding.Store(true)
+	held.Add(2)
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			if _, err := s.Subs(t.Context(), "c"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	held.Wait()
+	if now.Load() != 2 {
+		t.Errorf("%d are in flight, want the 2 that get no answer", now.Load())
+	}
+	holding.Store(false)
+	for range 10 {
+		all.Go(func() {
+			if _, err := s.Subs(t.Context(), "c"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	close(let)
+	all.Wait()
+	if now.Load() != 0 || most.Load() != 2 {
+		t.Errorf("%d are in flight at the end, and %d were; want 0 and 2", now.Load(), most.Load())
+	}
+}

@@ -38,6 +38,8 @@ func send[In, Out any](ctx context.Context, s *Store, operation, table string, f
 	select {
 	case s.pool <- struct{}{}:
 		defer func() { <-s.pool }()
+		s.cfg.InFlight(1)
+		defer s.cfg.InFlight(-1)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

@@ -82,6 +82,8 @@ type Config struct {
 
 	// Observe is told of each request; it must be fast and safe for concurrent use. nil = nobody asks.
 	Observe func(Request)
+	// InFlight is told that so many more requests are under way, or fewer, under the same conditions.
+	InFlight func(change int)
 	// Log is told what is only a hint; nil = nobody asks.
 	Log *slog.Logger
 	// Now is the wall clock that expiry goes by; nil = time.Now.
@@ -117,6 +119,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.WriteCapacity <= 0 {
 		c.WriteCapacity = 5
+	}
+	if c.InFlight == nil {
+		c.InFlight = func(int) {}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
