@@ -19,7 +19,7 @@ import (
 func startAdmin(t *testing.T, c Admin, h *Health) string {
 	t.Helper()
 	c.Listen = "127.0.0.1:0"
-	a, err := StartAdmin(t.Context(), c, NewRegistry("writer"), h, slog.New(slog.DiscardHandler))
+	a, err := StartAdmin(t.Context(), c, NewRegistry("writer", h), h, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestMetricsTellTheBuild(t *testing.T) {
 			t.Errorf("metrics miss %s", want)
 		}
 	}
-	if problems, err := testutil.GatherAndLint(NewRegistry("writer"), "restante_build_info"); err != nil || len(problems) > 0 {
+	if problems, err := testutil.GatherAndLint(NewRegistry("writer", NewHealth())); err != nil || len(problems) > 0 {
 		t.Errorf("lint: %v %v", problems, err)
 	}
 }
@@ -177,7 +177,7 @@ func TestAddressInUseSaysSo(t *testing.T) {
 	}
 	defer l.Close() //nolint:errcheck // nothing was written
 	log := slog.New(slog.DiscardHandler)
-	_, err = StartAdmin(context.Background(), Admin{Listen: l.Addr().String()}, NewRegistry("x"), NewHealth(), log)
+	_, err = StartAdmin(context.Background(), Admin{Listen: l.Addr().String()}, NewRegistry("x", NewHealth()), NewHealth(), log)
 	if err == nil || !strings.HasPrefix(err.Error(), "admin.listen: address 127.0.0.1:") || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("got %v", err)
 	}

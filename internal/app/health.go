@@ -33,7 +33,7 @@ type Health struct {
 	mu         sync.Mutex
 	conditions map[string]Condition
 	loops      map[*Loop]struct{}
-	draining   bool
+	draining   time.Time // since when; zero = it is not
 }
 
 // NewHealth makes the health of a process that is not ready yet; the named conditions are awaited.
@@ -56,7 +56,19 @@ func (h *Health) Set(name string, ok bool, detail string) {
 func (h *Health) Drain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.draining = true
+	if h.draining.IsZero() {
+		h.draining = time.Now()
+	}
+}
+
+// Drained is how long the process has been finishing what it holds; 0 = nobody has asked it to end.
+func (h *Health) Drained() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.draining.IsZero() {
+		return 0
+	}
+	return time.Since(h.draining)
 }
 
 // Ready reports whether the process takes work, with all conditions by name.
@@ -67,7 +79,7 @@ func (h *Health) Ready() (bool, []Condition) {
 	for _, name := range sortedKeys(h.conditions) {
 		all = append(all, h.conditions[name])
 	}
-	if h.draining {
+	if !h.draining.IsZero() {
 		all = append(all, Condition{"running", false, "shutting down"})
 	}
 	if len(all) == 0 {

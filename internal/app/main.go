@@ -184,9 +184,9 @@ func (p Program) serve(c Config, sinks []string) int {
 // Serve runs the work of a component between the start and the end of its admin server, and returns the exit code.
 func Serve(component string, c Config, sinks []string, stderr io.Writer, signals <-chan os.Signal, run Run) int {
 	log := NewLogger(stderr, component, c.Log.Level)
+	health := NewHealth(c.Conditions(component, sinks)...)
 	proc := &Process{
-		Component: component, Config: c, Sinks: sinks, Log: log,
-		Registry: NewRegistry(component), Health: NewHealth(c.Conditions(component, sinks)...),
+		Component: component, Config: c, Sinks: sinks, Log: log, Registry: NewRegistry(component, health), Health: health,
 	}
 	b := ReadBuild()
 	log.Info("starting", "version", b.Version, "revision", b.Revision, "go", b.GoVersion)

@@ -52,8 +52,8 @@ func (b Build) String() string {
 	return fmt.Sprintf("%s (revision %s, %s)", b.Version, b.Revision, b.GoVersion)
 }
 
-// NewRegistry makes a registry with the metrics of the runtime, the process and the build.
-func NewRegistry(component string) *prometheus.Registry {
+// NewRegistry makes a registry with the metrics of the runtime, the process and the build, and of how long it has been ending.
+func NewRegistry(component string, h *Health) *prometheus.Registry {
 	reg := prometheus.NewRegistry()
 	b := ReadBuild()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -64,6 +64,11 @@ func NewRegistry(component string) *prometheus.Registry {
 		},
 	})
 	info.Set(1)
-	reg.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	drained := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "restante_shutdown_drain_duration_seconds",
+		Help:        "How long the process has been finishing what it holds, since it was asked to end; 0 before. What the last scrape does not see, its log says.",
+		ConstLabels: prometheus.Labels{"component": component},
+	}, func() float64 { return h.Drained().Seconds() })
+	reg.MustRegister(info, drained, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return reg
 }
