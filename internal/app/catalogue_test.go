@@ -198,11 +198,12 @@ func TestThePageOnMetricsHasThemAll(t *testing.T) {
 
 // from is what begins when there is something to tell, and why.
 var from = map[string]string{
-	"restante_ingest_broker_clock_offset_seconds": "the nodes come from outside",
-	"restante_kafka_consumer_lag_records":         "0 would be a lie before the first look",
-	"restante_kafka_consumer_lag_seconds":         "0 would be a lie before the first look",
-	"restante_kafka_topic_partitions":             "0 would be a lie before the first look",
-	"restante_dlq_depth_records":                  "0 would be a lie before the first look",
+	"restante_ingest_broker_clock_offset_seconds":  "the nodes come from outside",
+	"restante_kafka_consumer_lag_records":          "0 would be a lie before the first look",
+	"restante_kafka_consumer_lag_seconds":          "0 would be a lie before the first look",
+	"restante_kafka_topic_partitions":              "0 would be a lie before the first look",
+	"restante_dlq_depth_records":                   "0 would be a lie before the first look",
+	"restante_dlq_oldest_record_timestamp_seconds": "0 would be a lie before the first look",
 }
 
 // ofProcess are in the registry from the process's start.

@@ -42,7 +42,7 @@ type Observer struct {
 	said pipeline.Rarely
 }
 
-// place is a partition as a group sees it.
+// place is a partition as a group sees it, or, without one, whoever looks for its first record.
 type place struct {
 	group string
 	tp    pipeline.TP
@@ -183,9 +183,10 @@ func (o *Observer) age(ctx context.Context, tp pipeline.TP, from, end int64, kno
 	return age{}, fmt.Errorf("read %s at %d: no record came", tp, from)
 }
 
-// dead counts the dead letters.
+// dead counts the dead letters, and finds the eldest.
 func (o *Observer) dead(ctx context.Context) error {
-	spans, err := o.Reader.Spans(ctx, o.Dead, pipeline.Parts(o.Partitions[o.Dead])...)
+	parts := pipeline.Parts(o.Partitions[o.Dead])
+	spans, err := o.Reader.Spans(ctx, o.Dead, parts...)
 	if err != nil {
 		return fmt.Errorf("observe the dead letters: %w", err)
 	}
@@ -194,5 +195,25 @@ func (o *Observer) dead(ctx context.Context) error {
 		n += s.End - s.First
 	}
 	o.Metrics.dead.WithLabelValues(o.Dead).Set(float64(n))
+	var eldest time.Time // zero = there is none
+	for _, p := range parts {
+		at := place{tp: pipeline.TP{Topic: o.Dead, Part: p}}
+		a, err := o.age(ctx, at.tp, spans[p].First, spans[p].End, o.ages[at])
+		if err != nil {
+			return fmt.Errorf("observe the dead letters: %w", err)
+		}
+		if a == (age{}) { // it could not be told
+			return nil
+		}
+		o.ages[at] = a
+		if !a.at.IsZero() && (eldest.IsZero() || a.at.Before(eldest)) {
+			eldest = a.at
+		}
+	}
+	seconds := 0.0
+	if !eldest.IsZero() {
+		seconds = float64(eldest.UnixMilli()) / 1e3
+	}
+	o.Metrics.eldest.WithLabelValues(o.Dead).Set(seconds)
 	return nil
 }

@@ -30,7 +30,7 @@ const (
 	dead  = "d"
 )
 
-var partitions = map[string]int{topic: 2, dead: 1}
+var partitions = map[string]int{topic: 2, dead: 2}
 
 // count is a cluster whose topics have as many partitions as it says.
 type count int
@@ -125,8 +125,8 @@ func TestLagIsSeenOfAGroupWithoutMembers(t *testing.T) {
 		w.put(topic, 1, now)
 		w.o.Look(t.Context())
 		w.lags(map[string]float64{"0": 2, "1": 1}, map[string]float64{"0": 260, "1": 60})
-		if n := opened.Load(); n != 3 {
-			t.Errorf("%d partitions were read, want 3: one that stands still is not read again", n)
+		if n := opened.Load(); n != 4 {
+			t.Errorf("%d partitions were read, want 3 and that of the dead letters: one that stands still is not read again", n)
 		}
 		w.cluster.Retain(pipeline.TP{Topic: topic}, 2) // what was removed is not behind any more
 		w.o.Look(t.Context())
@@ -138,7 +138,7 @@ func TestLagIsSeenOfAGroupWithoutMembers(t *testing.T) {
 
 		for name, want := range map[string]map[string]float64{
 			"restante_kafka_topic_partitions":             {topic: 3, dead: 3},
-			"restante_kafka_configured_partitions":        {topic: 2, dead: 1},
+			"restante_kafka_configured_partitions":        {topic: 2, dead: 2},
 			"restante_dlq_depth_records":                  {dead: 1},
 			"restante_kafka_configured_retention_seconds": {topic: 3600},
 		} {
@@ -210,5 +210,34 @@ func TestAnObserverLooksAtOnceAndAgain(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// TestTheEldestDeadLetterIsShown: also when what came later has an earlier timestamp in another partition, and none when all are gone.
+func TestTheEldestDeadLetterIsShown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		shown := func(want map[string]float64) {
+			t.Helper()
+			w.o.Look(t.Context())
+			if d := cmp.Diff(want, w.shows("restante_dlq_oldest_record_timestamp_seconds", "topic")); d != "" {
+				t.Errorf("eldest (-want +got):\n%s", d)
+			}
+		}
+		shown(map[string]float64{dead: 0})
+		first := time.Now()
+		w.put(dead, 0, first)
+		time.Sleep(time.Hour)
+		w.put(dead, 0, time.Now())
+		shown(map[string]float64{dead: float64(first.Unix())})
+		w.put(dead, 1, first.Add(-time.Minute))
+		shown(map[string]float64{dead: float64(first.Add(-time.Minute).Unix())})
+		w.cluster.Retain(pipeline.TP{Topic: dead, Part: 1}, 1)
+		shown(map[string]float64{dead: float64(first.Unix())})
+		w.cluster.Retain(pipeline.TP{Topic: dead}, 1)
+		shown(map[string]float64{dead: float64(first.Add(time.Hour).Unix())})
+		w.cluster.Retain(pipeline.TP{Topic: dead}, 2)
+		shown(map[string]float64{dead: 0})
 	})
 }

@@ -16,10 +16,11 @@ type Metrics struct {
 	configured *prometheus.GaugeVec // topic
 	retention  *prometheus.GaugeVec // topic
 	dead       *prometheus.GaugeVec // topic
+	eldest     *prometheus.GaugeVec // topic
 }
 
-// NewMetrics makes and registers the metrics; a nil Registerer leaves them unregistered. A lag, and the number of partitions that a topic
-// has, are there from the first look on: a 0 that nobody has seen would be a lie.
+// NewMetrics makes and registers the metrics; a nil Registerer leaves them unregistered. A lag, the dead letters, and the number of
+// partitions that a topic has, are there from the first look on: a 0 that nobody has seen would be a lie.
 func NewMetrics(reg prometheus.Registerer, groups []Group, partitions map[string]int, retention map[string]time.Duration) *Metrics {
 	f := promauto.With(reg)
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
@@ -33,6 +34,7 @@ func NewMetrics(reg prometheus.Registerer, groups []Group, partitions map[string
 		configured: gauge("kafka_configured_partitions", "Partitions that the topic has by the configuration: records go to these alone.", "topic"),
 		retention:  gauge("kafka_configured_retention_seconds", "How long the topic keeps its records by the configuration: a group that is further behind has lost some.", "topic"),
 		dead:       gauge("dlq_depth_records", "Records in the topic of the dead letters, the marks of what was sent again included.", "topic"),
+		eldest:     gauge("dlq_oldest_record_timestamp_seconds", "When the eldest record in the topic of the dead letters was written, by its timestamp; 0 = the topic is empty. The topic's retention counts from it.", "topic"),
 	}
 	for _, g := range groups {
 		m.observed.WithLabelValues(g.Name)
