@@ -146,6 +146,8 @@ func (i *Ingest) Accept(ctx context.Context, e event.Event) (Receipt, error) {
 	}
 	i.Metrics.Received.WithLabelValues(event.TypeOf(e)).Inc()
 	taken := time.Now()
+	i.Metrics.Backpressure.begin(taken)
+	defer i.Metrics.Backpressure.end(taken)
 	var first Receipt
 	var second *Outgoing
 	now := i.Now()

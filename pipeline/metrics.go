@@ -15,6 +15,7 @@ type Metrics struct {
 	IngestLatency    prometheus.Histogram
 	IngestUnacked    prometheus.Gauge
 	IngestOldest     prometheus.Gauge
+	Backpressure     *pressureCounter
 	ReplacedIDs      *prometheus.CounterVec // reason
 	BrokerClock      *prometheus.GaugeVec   // node
 	Flushes          *prometheus.CounterVec // sink, trigger, outcome
@@ -139,6 +140,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		return prometheus.NewHistogramVec(Histogram(name, help, buckets), labels)
 	}
 	m := &Metrics{
+		Backpressure:     newPressureCounter("restante_ingest_backpressure_seconds_total", "How long calls of sources have waited until their event was taken, because too much was on its way; of all together, and up to now for those that wait. What took less than 1 ms is not in it."),
 		Received:         counter("restante_ingest_events_total", "Events taken from sources, by type.", "event"),
 		IngestDropped:    counter("restante_ingest_dropped_total", "Events that were not taken into the log, by reason.", "reason"),
 		IngestLatency:    histogram("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability, in Kafka or in the spool.", FastBuckets),
@@ -235,7 +237,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	m.ReplayParked.WithLabelValues(parkedAdmission)
 	m.ReplayParked.WithLabelValues(parkedNotAcking)
 	m.ReplayParked.WithLabelValues(parkedResumed)
-	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.IngestOldest, m.ReplacedIDs, m.BrokerClock, m.Flushes, m.BatchRecords, m.BatchBytes, m.FlushSeconds,
+	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.IngestOldest, m.Backpressure, m.ReplacedIDs, m.BrokerClock, m.Flushes, m.BatchRecords, m.BatchBytes, m.FlushSeconds,
 		m.PersistLatency,
 		m.Persisted, m.Messages, m.Acks, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.ReceiveDelay, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit, m.ReadsAtOnce,
