@@ -178,6 +178,9 @@ func (j *job) end(ctx context.Context, err error) {
 		j.mu.Unlock()
 	}
 	r.Metrics.ReplayRequests.WithLabelValues(outcome).Inc()
+	if outcome != replayAborted && outcome != replayHandedOn {
+		r.Metrics.ReplayBacklog.Observe(float64(j.slice*r.Limits.Slice + j.count)) // the slices before were full
+	}
 	r.Metrics.ReplayDuration.Observe(time.Since(j.began).Seconds())
 	r.Log.DebugContext(ctx, "replay ended", "clientid", string(j.c.id), "filter", j.replay.Filter.String(), "sink", j.replay.Sink,
 		"outcome", outcome, "sent", j.count, "unacked", unacked, "err", err)

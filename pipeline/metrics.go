@@ -48,6 +48,7 @@ type Metrics struct {
 	ReadsAtOnce      *prometheus.HistogramVec // sink
 	ReplayFirst      prometheus.Histogram
 	ReplayDuration   prometheus.Histogram
+	ReplayBacklog    prometheus.Histogram
 	Lookups          *prometheus.CounterVec // outcome
 	LookupSubs       *prometheus.CounterVec // outcome
 	LookupActive     prometheus.Gauge
@@ -178,6 +179,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		ReadsAtOnce:      histograms("restante_replay_reads_at_once", "Reads of the sink that ran, as another one began, that one included.", readBuckets, "sink"),
 		ReplayFirst:      histogram("restante_replay_first_message_seconds", "Time from a subscribe event to its first replayed message, without a delay that is configured.", replayBuckets),
 		ReplayDuration:   histogram("restante_replay_duration_seconds", "Duration of a replay.", replayBuckets),
+		ReplayBacklog:    histogram("restante_replay_backlog_messages", "Messages that a replay sent until its end, repeats included; of one that was broken off nothing is told.", backlogBuckets),
 		Lookups:          counter("restante_lookup_requests_total", "Lookups of a client's stored subscriptions, by how they ended.", "outcome"),
 		LookupSubs:       counter("restante_lookup_subscriptions_total", "Stored subscriptions that a lookup found, by what became of them.", "outcome"),
 		LookupActive:     single("restante_lookup_active", "Lookups of stored subscriptions that are under way or wait."),
@@ -241,7 +243,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		m.PersistLatency,
 		m.Persisted, m.Messages, m.Acks, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.ReceiveDelay, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit, m.ReadsAtOnce,
-		m.ReplayFirst, m.ReplayDuration, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.Retained, m.RetainedSent, m.RetainedActive,
+		m.ReplayFirst, m.ReplayDuration, m.ReplayBacklog, m.Lookups, m.LookupSubs, m.LookupActive, m.LookupEarly, m.Retained, m.RetainedSent, m.RetainedActive,
 		m.Positions, m.PositionMarks, m.PositionsWaiting, m.RoundSeconds, m.TailRecords, m.TailOverBudget)
 	return m
 }

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
@@ -79,6 +80,31 @@ func TestTheEldestThatIsNotDurableIsShown(t *testing.T) {
 		shown(begin + 3)
 		time.Sleep(20 * time.Second)
 		shown(0)
+	})
+}
+
+// TestABacklogIsToldOfReplaysThatCameToAnEnd: of one that found nothing, too, but not of one that was broken off.
+func TestABacklogIsToldOfReplaysThatCameToAnEnd(t *testing.T) {
+	t.Parallel()
+	story(t, nil, nil, func(t *testing.T, s *stack, b *broker) {
+		s.subscribe("c", "t/none")
+		for range 3 {
+			s.keep("t/1", "x")
+		}
+		s.subscribe("c", "t/1")
+		time.Sleep(time.Minute)
+		s.keep("t/2", "x")
+		b.behave(func(delivery) time.Duration { return time.Hour })
+		s.subscribe("d", "t/2")
+		time.Sleep(time.Second)
+		s.put(event.Disconnected{Head: s.head(), Client: "d", Reason: "normal"})
+		time.Sleep(time.Minute)
+		if diff := cmp.Diff(map[string]int{"complete": 1, "empty": 1, "aborted": 1}, s.outcomes()); diff != "" {
+			t.Error(diff)
+		}
+		if n, sum := observed(t, s.metrics.ReplayBacklog); n != 2 || sum != 3 {
+			t.Errorf("%d replays had %v messages, want 2 with none and 3", n, sum)
+		}
 	})
 }
 

@@ -111,6 +111,9 @@ func TestASliceThatFindsNothingLooksAtTheTopicsBeforeIt(t *testing.T) {
 		if diff := cmp.Diff(map[string]int{"complete": 1, "continued": 1}, s.outcomes()); diff != "" {
 			t.Error(diff)
 		}
+		if n, sum := observed(t, s.metrics.ReplayBacklog); n != 1 || sum != abreast+1 {
+			t.Errorf("%d replays had %v messages, want 1 with those of both slices", n, sum)
+		}
 		s.settled(t)
 	})
 }
