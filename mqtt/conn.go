@@ -53,7 +53,7 @@ func (c *conn) run(ctx, work context.Context, accept pipeline.Accept) error {
 	ups := make(chan struct{}, 1)
 	dialing, hangUp := context.WithCancel(work)
 	defer hangUp()
-	l, err := c.cfg.Server.dial(dialing, c.cfg.Log, c.client(), func(_ *link, ack *paho.Connack) {
+	l, err := c.cfg.Server.dial(dialing, c.cfg.Log, c.client(), c.cfg.Lost, func(_ *link, ack *paho.Connack) {
 		if ack.SessionPresent {
 			c.forget()
 		}

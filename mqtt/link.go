@@ -78,8 +78,9 @@ type link struct {
 	quiet time.Time     // no complaint before
 }
 
-// dial begins to connect; cfg holds what is particular to the connection. It ends with ctx or by close.
-func (s Server) dial(ctx context.Context, log *slog.Logger, cfg autopaho.ClientConfig, onUp func(*link, *paho.Connack)) (*link, error) {
+// dial begins to connect; cfg holds what is particular to the connection. lost is told of each connection that ends by itself. It ends
+// with ctx or by close.
+func (s Server) dial(ctx context.Context, log *slog.Logger, cfg autopaho.ClientConfig, lost func(Loss), onUp func(*link, *paho.Connack)) (*link, error) {
 	u, err := s.Parse()
 	if err != nil {
 		return nil, err
@@ -118,8 +119,12 @@ func (s Server) dial(ctx context.Context, log *slog.Logger, cfg autopaho.ClientC
 			onError(err)
 		}
 	}
-	cfg.OnClientError = func(err error) { l.log.WarnContext(ctx, "connection to broker lost", "client", l.clientID, "err", err) }
+	cfg.OnClientError = func(err error) {
+		lost(LossBroken)
+		l.log.WarnContext(ctx, "connection to broker lost", "client", l.clientID, "err", err)
+	}
 	cfg.OnServerDisconnect = func(d *paho.Disconnect) {
+		lost(lossOf(d))
 		l.log.WarnContext(ctx, "broker closed the connection", "client", l.clientID, "reason", d.ReasonCode)
 	}
 	l.cm, err = autopaho.NewConnection(ctx, cfg)

@@ -34,9 +34,11 @@ type PublisherConfig struct {
 	// Answers asks the clients to say that they have a replay; the zero value asks nothing.
 	Answers Answers
 	// Up is told whether all connections are up, each time one comes up or goes; nil tells nobody.
-	Up  func(up bool)
-	Now func() time.Time
-	Log *slog.Logger
+	Up func(up bool)
+	// Lost is told of each connection that ends by itself; nil tells nobody.
+	Lost func(Loss)
+	Now  func() time.Time
+	Log  *slog.Logger
 }
 
 // Publisher publishes stored messages on MQTT 5 connections. One topic always uses the same connection, so that its order
@@ -61,6 +63,9 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Lost == nil {
+		cfg.Lost = func(Loss) {}
 	}
 	if cfg.Up == nil {
 		cfg.Up = func(bool) {}
@@ -107,7 +112,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 				return true
 			},
 			ClientConfig: paho.ClientConfig{ClientID: fmt.Sprintf("%sreplay-%s-%d", p.cfg.Prefix, p.cfg.Instance, k)},
-		}, func(*link, *paho.Connack) { p.count(1) })
+		}, p.cfg.Lost, func(*link, *paho.Connack) { p.count(1) })
 		if err != nil {
 			return fault.Fatal(err)
 		}

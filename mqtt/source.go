@@ -51,6 +51,8 @@ type SourceConfig struct {
 	Dropped func(n uint64)
 	// Up is told whether all connections are subscribed, each time one comes to be or goes; nil tells nobody.
 	Up func(up bool)
+	// Lost is told of each connection that ends by itself; nil tells nobody.
+	Lost func(Loss)
 	// Count is called for each thing counted; nil counts nothing. Log may be nil.
 	Count func(Counter)
 	Log   *slog.Logger
@@ -90,6 +92,9 @@ func NewSource(cfg SourceConfig) (*Source, error) {
 	}
 	if cfg.Up == nil {
 		cfg.Up = func(bool) {}
+	}
+	if cfg.Lost == nil {
+		cfg.Lost = func(Loss) {}
 	}
 	if cfg.Dropped == nil {
 		cfg.Dropped = func(uint64) {}

@@ -247,7 +247,7 @@ func TestMetricsBeginWithAllTheirSeries(t *testing.T) {
 			}
 		}
 		for _, f := range r.families {
-			later := from[f.name] != "" || f.name == "restante_mqtt_connected" && component == ProcessWriter || slices.Contains(ofProcess, f.name) || slices.ContainsFunc(byClient, func(s string) bool {
+			later := from[f.name] != "" || strings.Contains(f.name, "connect") && component == ProcessWriter || slices.Contains(ofProcess, f.name) || slices.ContainsFunc(byClient, func(s string) bool {
 				return strings.HasPrefix(f.name, "restante_kafka_"+s)
 			})
 			if later != (series[f.name] == 0) {

@@ -21,6 +21,7 @@ type exports struct {
 	stores      *SinkMetrics
 	edge        *prometheus.CounterVec // kind
 	connections *prometheus.GaugeVec   // connection
+	disconnects *prometheus.CounterVec // connection, reason
 	spool       *spool.Metrics         // nil where there is none
 	lag         *lag.Metrics           // nil where it is not observed
 	observed    []lag.Group
@@ -42,20 +43,23 @@ func newExports(reg prometheus.Registerer, c Config, component string, sinkNames
 		connections: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "restante_mqtt_connected", Help: "Whether all connections to a broker are up, those of a source subscribed, by what in the configuration asks for them.",
 		}, []string{"connection"}),
+		disconnects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "restante_mqtt_disconnects_total", Help: "Connections to a broker that ended by themselves, by what asks for them and by reason: the broker closed it, another client has taken its id over, or it was broken.",
+		}, []string{"connection", "reason"}),
 	}
 	messages, sessions := c.Kafka.Topic(event.Messages).Name, c.Kafka.Topic(event.Sessions).Name
 	e.pipeline.Receives(c.Kafka.ReplayerGroup(), sessions)
 	for _, s := range sinkNames {
 		e.pipeline.Receives(c.Kafka.WriterGroup(s), messages, sessions)
 	}
-	reg.MustRegister(e.edge, e.connections)
+	reg.MustRegister(e.edge, e.connections, e.disconnects)
 	for _, k := range mqtt.Counters() {
 		e.edge.WithLabelValues(string(k))
 	}
 	if component != ProcessReplayer && component != ProcessWriter {
 		for _, name := range sortedKeys(c.Sources) {
 			if c.Sources[name].MQTT != nil {
-				e.connected(connectionSource(name), false)
+				e.expect(connectionSource(name))
 			}
 		}
 		if c.Ingest.Spool.used() {
@@ -63,7 +67,7 @@ func newExports(reg prometheus.Registerer, c Config, component string, sinkNames
 		}
 	}
 	if component != ProcessIngest && component != ProcessWriter && c.Delivery.To != "direct" {
-		e.connected(connectionDelivery, false)
+		e.expect(connectionDelivery)
 	}
 	if component != ProcessWriter {
 		e.observed = c.observed(component)
@@ -81,6 +85,19 @@ func newExports(reg prometheus.Registerer, c Config, component string, sinkNames
 const connectionDelivery = "delivery"
 
 func connectionSource(name string) string { return "sources." + name }
+
+// expect makes the series of connections that are not up yet.
+func (e *exports) expect(connection string) {
+	e.connected(connection, false)
+	for _, l := range mqtt.Losses() {
+		e.disconnects.WithLabelValues(connection, string(l))
+	}
+}
+
+// lost counts the ends of connections.
+func (e *exports) lost(connection string) func(mqtt.Loss) {
+	return func(l mqtt.Loss) { e.disconnects.WithLabelValues(connection, string(l)).Inc() }
+}
 
 // connected says whether all connections are up.
 func (e *exports) connected(connection string, up bool) {

@@ -40,6 +40,7 @@ func (w *Wire) Publisher() (*mqtt.Publisher, error) {
 		Server: mqtt.Server{URLs: d.URL, TLS: tls, User: d.User, Password: string(d.Password)},
 		Prefix: d.ClientPrefix, Instance: strconv.FormatUint(node, 36), Connections: d.Connections,
 		Template: template, Secret: secret, Envelope: c.envelopes(), Answers: answers, Now: time.Now, Log: w.Process.Log,
+		Lost: w.exports.lost(connectionDelivery),
 		Up: func(up bool) {
 			detail := ""
 			if !up {
@@ -104,7 +105,7 @@ func (w *Wire) mqttSource(name string, s MQTTSource, secret mqtt.Secret) (pipeli
 		Prefix: s.ClientPrefix, Ordinal: s.Ordinal, Connections: s.connections(), Filters: filters, Group: group,
 		QoS: event.QoS(s.QoS), SessionExpiry: s.SessionExpiry, //nolint:gosec // 1 or 2
 		ReceiveMaximum: uint16(s.ReceiveMaximum), Drain: w.Process.Config.Shutdown.Drain, //nolint:gosec // up to 65,535
-		Up:      func(up bool) { w.exports.connected(connectionSource(name), up) },
+		Up: func(up bool) { w.exports.connected(connectionSource(name), up) }, Lost: w.exports.lost(connectionSource(name)),
 		Decoder: decoder, Count: w.count, Log: w.Process.Log, Drops: drops,
 		Dropped: func(n uint64) { w.exports.edge.WithLabelValues(string(mqtt.CountBrokerDropped)).Add(float64(n)) },
 	})
