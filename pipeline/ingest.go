@@ -139,8 +139,13 @@ func (i *Ingest) Accept(ctx context.Context, e event.Event) (Receipt, error) {
 		return nil, errIngestOver
 	}
 	defer i.gate.inside.Done()
+	size := 0
+	if p, ok := e.(event.Published); ok {
+		size = len(p.Payload)
+	}
 	e, drop := i.prepare(e)
 	if drop != "" {
+		i.Metrics.ReceivedBytes.Add(float64(size))
 		i.Metrics.IngestDropped.WithLabelValues(drop).Inc()
 		return nil, nil //nolint:nilnil // Accept's contract: not wanted, and that is no error
 	}
@@ -165,6 +170,7 @@ func (i *Ingest) Accept(ctx context.Context, e event.Event) (Receipt, error) {
 			return nil, fmt.Errorf("append %s: %w", event.TypeOf(e), err)
 		}
 	}
+	i.Metrics.ReceivedBytes.Add(float64(size))
 	q := queued{taken: taken, first: first, then: second}
 	out := first
 	if second != nil {

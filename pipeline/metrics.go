@@ -12,6 +12,7 @@ import (
 type Metrics struct {
 	Received         *prometheus.CounterVec // event
 	IngestDropped    *prometheus.CounterVec // reason
+	ReceivedBytes    prometheus.Counter
 	IngestLatency    prometheus.Histogram
 	IngestUnacked    prometheus.Gauge
 	IngestOldest     prometheus.Gauge
@@ -144,6 +145,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 		Backpressure:     newPressureCounter("restante_ingest_backpressure_seconds_total", "How long calls of sources have waited until their event was taken, because too much was on its way; of all together, and up to now for those that wait. What took less than 1 ms is not in it."),
 		Received:         counter("restante_ingest_events_total", "Events taken from sources, by type.", "event"),
 		IngestDropped:    counter("restante_ingest_dropped_total", "Events that were not taken into the log, by reason.", "reason"),
+		ReceivedBytes:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_mqtt_received_bytes_total", Help: "Bytes of the payloads of messages that sources handed over, those that no rule wants included."}),
 		IngestLatency:    histogram("restante_ingest_latency_seconds", "Time from the receipt of an event to its durability, in Kafka or in the spool.", FastBuckets),
 		IngestUnacked:    single("restante_ingest_unacked_messages", "Events that are taken but not durable yet."),
 		IngestOldest:     single("restante_ingest_oldest_unacked_timestamp_seconds", "When the eldest event was taken that is not durable yet; 0 while there is none."),
@@ -239,7 +241,7 @@ func NewMetrics(reg prometheus.Registerer, groups, sinks []string) *Metrics {
 	m.ReplayParked.WithLabelValues(parkedAdmission)
 	m.ReplayParked.WithLabelValues(parkedNotAcking)
 	m.ReplayParked.WithLabelValues(parkedResumed)
-	reg.MustRegister(m.Received, m.IngestDropped, m.IngestLatency, m.IngestUnacked, m.IngestOldest, m.Backpressure, m.ReplacedIDs, m.BrokerClock, m.Flushes, m.BatchRecords, m.BatchBytes, m.FlushSeconds,
+	reg.MustRegister(m.Received, m.IngestDropped, m.ReceivedBytes, m.IngestLatency, m.IngestUnacked, m.IngestOldest, m.Backpressure, m.ReplacedIDs, m.BrokerClock, m.Flushes, m.BatchRecords, m.BatchBytes, m.FlushSeconds,
 		m.PersistLatency,
 		m.Persisted, m.Messages, m.Acks, m.Elided, m.Duplicates, m.Expired, m.Buffered, m.BufferedBytes, m.Retries, m.Stalled, m.Skipped, m.DeadLetters,
 		m.DeadErrors, m.Stopped, m.ReceiveDelay, m.Undrained, m.ReplayRequests, m.ReplayMessages, m.ReplayActive, m.ReplayParked, m.ReplayUnacked, m.ReadLimit, m.ReadsAtOnce,

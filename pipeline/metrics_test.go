@@ -1,6 +1,7 @@
 package pipeline_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -105,6 +106,38 @@ func TestABacklogIsToldOfReplaysThatCameToAnEnd(t *testing.T) {
 		if n, sum := observed(t, s.metrics.ReplayBacklog); n != 2 || sum != 3 {
 			t.Errorf("%d replays had %v messages, want 2 with none and 3", n, sum)
 		}
+	})
+}
+
+// TestBytesThatSourcesBringAreCounted, whether a rule wants them or not, and of a message that is taken at the second attempt once.
+func TestBytesThatSourcesBringAreCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStack(t, 1)
+		in := startIngest(s)
+		shown := func(want float64) {
+			t.Helper()
+			if got := counterOf(t, s.metrics.ReceivedBytes); got != want {
+				t.Errorf("%v bytes, want %v", got, want)
+			}
+		}
+		shown(0)
+		in.accept(t, in.message("t/1", "12345"))
+		in.accept(t, in.message("unwanted", "123"))
+		in.accept(t, in.session("c"))
+		synctest.Wait() // the session event has gone its way
+		shown(8)
+		working := in.Producer
+		in.Producer = narrow{working, nil}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := in.Accept(ctx, in.message("t/1", "1")); err == nil {
+			t.Error("it was taken")
+		}
+		shown(8)
+		in.Producer = working
+		in.accept(t, in.message("t/1", "1"))
+		shown(9)
 	})
 }
 

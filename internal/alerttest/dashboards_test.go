@@ -210,7 +210,7 @@ func TestDashboardsAskOnlyForWhatThereIs(t *testing.T) {
 var unshown = []string{
 	"restante_dlq_publish_errors_total", "restante_kafka_configured_retention_seconds", "restante_kafka_consumed_bytes_total",
 	"restante_kafka_consumed_records_total", "restante_kafka_lag_observed_timestamp_seconds", "restante_kafka_last_commit_timestamp_seconds",
-	"restante_kafka_produced_bytes_total", "restante_kafka_topic_partitions", "restante_lookup_active", "restante_lookup_early_total",
+	"restante_kafka_topic_partitions", "restante_lookup_active", "restante_lookup_early_total",
 	"restante_position_marks_total", "restante_retained_active", "restante_shutdown_undrained_messages_total", "restante_sink_expired_messages_total",
 	"restante_writer_buffered_records", "restante_writer_duplicate_records_total", "restante_writer_elided_total", "restante_writer_expired_total",
 	"restante_writer_persisted_records_total",
