@@ -147,6 +147,18 @@ This page is made from the code: a test holds the two together, and another that
 What to do when one of them looks bad: [runbooks](runbooks/README.md).
 `
 
+// instead is what one may look for and does not find, with what tells it: its metrics must be there.
+var instead = [][2]string{
+	{"How long an ack takes to remove its message", "`restante_writer_persist_latency_seconds{event=\"ack\"}`: from the ack's event until the removal was in the store"},
+	{"Messages that were removed, by reason", "`restante_writer_acks_total{effect=\"deleted\"}` because of an ack, `restante_sink_expired_messages_total` because their time was over (told by SQLite: the other stores do it by themselves)"},
+	{"Requests to a store that were throttled", "`restante_sink_unprocessed_items_total` and `restante_sink_request_duration_seconds{outcome=\"error\"}` for requests, `restante_sink_retries_total` for flushes. The reason is in the log"},
+	{"Warnings of Cassandra's servers, late hours", "`restante_sink_events_total{event=\"warnings\"}`, of reads and single rows (the driver hands on none of a batch), and `restante_sink_events_total{event=\"late\"}`"},
+	{"Events that a source has lost", "`restante_mqtt_events_total` for the kinds `gap`, `broker_dropped`, `lost_ack` and `dropped_qos0`. What a broker loses and does not tell of cannot be counted; [guarantees](guarantees.md) say which does"},
+	{"What an audit has compared and missed", "`restante audit` ends, and nobody scrapes what has ended: its report (`-o json`) and exit code tell. For a running system the books: `restante_writer_messages_total` and `restante_writer_acks_total`"},
+	{"Replayed messages out of order or twice", "Nothing: only the client sees the order and its repeats, and an id says neither. `restante_replay_messages_total{outcome=\"unacked\"}` counts what will come again"},
+	{"Envelopes that were held back", "`restante_mqtt_events_total{kind=\"held_envelope\"}`"},
+}
+
 // metricsPage is docs/metrics.md as it must be.
 func metricsPage(t *testing.T) []byte {
 	t.Helper()
@@ -176,7 +188,42 @@ func metricsPage(t *testing.T) []byte {
 			t.Errorf("no metric begins with %s", s.prefix)
 		}
 	}
+	b.WriteString("\n## Not exported, and what to look at instead\n\n| what | instead |\n|---|---|\n")
+	for _, row := range instead {
+		fmt.Fprintf(&b, "| %s | %s |\n", row[0], row[1])
+	}
 	return b.Bytes()
+}
+
+// TestWhatToLookAtInsteadIsThere, with the values of labels that the page names.
+func TestWhatToLookAtInsteadIsThere(t *testing.T) {
+	t.Parallel()
+	r := exported(t, ProcessUp)
+	gathered, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := map[string]bool{}
+	for _, f := range gathered {
+		series[f.GetName()] = true
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				series[fmt.Sprintf("%s{%s=%q}", f.GetName(), l.GetName(), l.GetValue())] = true
+			}
+		}
+	}
+	named := regexp.MustCompile(`restante_\w+(\{\w+="\w+"\})?`)
+	n := 0
+	for _, row := range instead {
+		for _, name := range named.FindAllString(row[1], -1) {
+			if n++; !series[name] {
+				t.Errorf("%s: there is no %s", row[0], name)
+			}
+		}
+	}
+	if n < len(instead) {
+		t.Errorf("%d metrics are named", n)
+	}
 }
 
 func TestThePageOnMetricsHasThemAll(t *testing.T) {
