@@ -142,7 +142,7 @@ This page is made from the code: a test holds the two together, and another that
   for its replay shows there as lag. An observer's Kafka login must be allowed to describe the groups and to read the topics.
 - **Exemplars** are there for a scrape that asks for OpenMetrics and a Prometheus with ` + "`--enable-feature=exemplar-storage`" + `: the slowest message of a
   flush (` + "`msgid`, which `restante trace`" + ` takes) in ` + "`restante_writer_persist_latency_seconds`" + `, the first message in ` + "`restante_replay_first_message_seconds`" + `,
-  and in ` + "`restante_sink_request_duration_seconds`" + `, of requests from 10 ms on, DynamoDB's ` + "`request_id` or the Cassandra `server`" + ` that was asked.
+  and in ` + "`restante_sink_request_duration_seconds`" + `, of requests from 10 ms on, DynamoDB's ` + "`request_id` or the Cassandra `server`" + ` that was asked (not of a batch).
 
 What to do when one of them looks bad: [runbooks](runbooks/README.md).
 `

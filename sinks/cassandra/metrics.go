@@ -43,7 +43,7 @@ func Requests() []Request { return []Request{Batch, Single, Read} }
 type Metrics interface {
 	// Count adds n to a counter.
 	Count(c Counter, n int)
-	// Observe says how long a request of so many rows took, whether it was done, and which server was asked last ("" = none).
+	// Observe says how long a request of so many rows took, whether it was done, and which server was asked last ("" = none, or a batch).
 	Observe(r Request, rows int, took time.Duration, ok bool, server string)
 	// InFlight says that so many more requests are under way, or fewer.
 	InFlight(change int)
