@@ -29,7 +29,7 @@ func TestSIGTERMUnderLoadLeavesNothingUndrained(t *testing.T) {
 		return strings.NewReplacer("_timeout: 12s", "_timeout: 30s", "drain: 6500ms", "drain: 20s").Replace(text)
 	}
 	all := s.startAll("ingest", "writer", "replayer")
-	load := e2etest.StartLoad(t, s.broker, "t/load/%d", 4, 2*time.Millisecond)
+	load := e2etest.StartLoad(t, s.broker, "t/load/%d", 4, 10*time.Millisecond)
 	visitor := e2etest.StartVisitor(t, s.broker, "visitor", "t/load/0") // so that replays and acks are on their way too
 	for range 2 {
 		for _, name := range []string{"writer", "replayer", "ingest"} {
