@@ -209,7 +209,7 @@ func TestPipelineKeepsItsPromises(t *testing.T) {
 	t.Parallel()
 	few := int64(300)
 	if raced {
-		few = 100 // the detector makes each five times as long
+		few = 40 // the detector makes each five times as long
 	}
 	tried := judge(t, few, 10_000, func(seed uint64) plan {
 		p := draw(seed)
@@ -222,7 +222,7 @@ func TestPipelineKeepsItsPromises(t *testing.T) {
 		}
 		return p
 	})
-	if *oneSeed < 0 && *count == 0 {
+	if *oneSeed < 0 && *count == 0 && !raced { // with so few not everything happens
 		tried.complete(t)
 	}
 }

@@ -63,7 +63,7 @@ func TestWorkerLaw(t *testing.T) {
 	t.Parallel()
 	few := int64(1000)
 	if raced {
-		few = 200 // the detector makes each five times as long
+		few = 100 // the detector makes each five times as long
 	}
 	judge(t, few, 20_000, drawWorkers)
 }
